@@ -33,7 +33,7 @@ ZHANG_2023 = Reference(
 
 
 def slope_weights(process: Process, grid: Grid, n: int, order: int, weights: str) -> tuple[list[float], float]:
-    """(shares, step): Adams-Bashforth shares b_0, b_1, ... of step `n`, sum 1, and its length in units of the sample."""
+    """(shares, step): Adams-Bashforth shares b_0, b_1, ... of step `n`, sum 1; its length in units of the sample."""
     scale, tau_to = slope_coordinate(process, grid.nodes[n + 1])
     _, tau = slope_coordinate(process, grid.nodes[n])
     order = min(order, n + 1)

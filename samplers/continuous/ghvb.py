@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -91,7 +92,7 @@ class GHVB(Method):
             return [self.numbers] * grid.calls
         lowest = lowest_damping(grid.calls)
         chosen: list[tuple[int, float]] = []
-        for node, to in zip(grid.nodes, grid.nodes[1:], strict=False):
+        for node, to in pairwise(grid.nodes):
             q = to.ratio / node.ratio
             if q == 0:  # from pure noise nothing has been averaged; to clean data nothing can grow any more
                 chosen.append(chosen[-1] if chosen else (self.max_order, 1.0))
@@ -117,13 +118,13 @@ class GHVB(Method):
         velocities: list[list[float]] = []  # velocity after call i as weights on f_0 .. f_i
         betas: list[float] = []
         steps = []
-        for n, ((order, beta), node, to) in enumerate(zip(self.schedule(grid), nodes, nodes[1:], strict=False)):
+        for n, ((order, beta), node, to) in enumerate(zip(self.schedule(grid), nodes[:-1], nodes[1:], strict=True)):
             betas.append(beta)
             velocities.append([(1 - beta) * w for w in velocities[-1]] + [beta] if n else [1.0])
             a, c = transport(process, node, to, "slope")
             order = 1 if self.euler_at_final and n == grid.calls - 1 else min(order, n + 1)
             if matched:
-                first = next(i for i in range(n + 1) if math.isfinite(taus[i]))
+                first = 0 if math.isfinite(taus[0]) else 1
                 on_g = _matched_on_g(velocities, betas, taus, n, min(order, n + 1 - first), first)
             else:
                 on_g = from_differences(ghvb_differences(order, beta)[1:]) if order > 1 else []
@@ -155,8 +156,8 @@ def _matched_on_g(
 ) -> list[float]:
     """Weights on g_n, g_{n-1}, ... (beside v_n with weight 1) that integrate polynomials of degree < `order` exactly.
 
-    The weights w on v_n, v_{n-1}, ... solve the moment equations; with v_{n-l} = v_n - sum_{i<l} beta_{n-i} g_{n-i} they
-    become -beta_{n-i} sum_{l>i} w_l on g_{n-i}, which loses no digits for small beta.
+    The weights w on v_n, v_{n-1}, ... solve the moment equations; with v_{n-l} = v_n - sum_{i<l} beta_{n-i} g_{n-i}
+    they become -beta_{n-i} sum_{l>i} w_l on g_{n-i}, which loses no digits for small beta.
     """
     if order < 2:
         return []

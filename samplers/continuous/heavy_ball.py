@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -49,7 +50,7 @@ class VelocityStep:
 
 
 def split_momentum(momentum: float) -> tuple[int, float]:
-    """(order, damping) of a momentum number m: order = ceil(m), damping = m - (order - 1); 2.3 is (3, 0.3), 2 is (2, 1).
+    """(order, damping) of a momentum number m: order = ceil(m), damping = m - (order - 1). 2.3: (3, 0.3), 2: (2, 1).
 
     The number is a name, not an order (Wizadwongsa et al. 2023).
     """
@@ -101,9 +102,10 @@ class HeavyBall(Method):
     the order falls to 1: error / DDIM's error -> 2 (1 - beta) / beta, so beta < 2/3 is worse than DDIM where nothing
     diverges. Use 0.8 to 0.9 under strong guidance.
 
-    ``momentum`` may name order and damping at once (1.8 is order 2, damping 0.8), or be ``"auto"`` (this package's own):
-    each step then takes the largest damping number whose critical guidance (`fewstep.samplers.core.stability`) reaches
-    `guidance_scale`; steps that are stable as they are keep the base's order. A damping below 3 / steps is not used.
+    ``momentum`` may name order and damping at once (1.8 is order 2, damping 0.8), or be ``"auto"`` (this package's
+    own): each step then takes the largest damping number whose critical guidance (`fewstep.samplers.core.stability`)
+    reaches `guidance_scale`; steps that are stable as they are keep the base's order. A damping below 3 / steps is
+    not used.
 
     Reference: Wizadwongsa et al. 2023 (arXiv 2307.11118), sections 3.2 and 4; Polyak 1964.
     """
@@ -161,7 +163,7 @@ class HeavyBall(Method):
             return [damping] * grid.calls
         chosen: list[float] = []
         lowest = lowest_damping(grid.calls)
-        for node, to in zip(grid.nodes, grid.nodes[1:], strict=False):
+        for node, to in pairwise(grid.nodes):
             q = to.ratio / node.ratio
             if q == 0:  # from pure noise nothing has been averaged; to clean data nothing can grow any more
                 chosen.append(chosen[-1] if chosen else 1.0)
@@ -182,7 +184,7 @@ class HeavyBall(Method):
         kept = [Stored.of(field_of(process, kind, node)) for node in nodes[:-1]]
         steps: list[VelocityStep] = []
         velocity = False
-        for n, (beta, node, to) in enumerate(zip(self.dampings(grid), nodes, nodes[1:], strict=False)):
+        for n, (beta, node, to) in enumerate(zip(self.dampings(grid), nodes[:-1], nodes[1:], strict=True)):
             shares: list[float] | None
             a, c = transport(process, node, to, kind)
             if kind == "slope":

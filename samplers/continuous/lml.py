@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -53,21 +54,21 @@ def correct(
         gamma_max: clip gamma to [-gamma_max, gamma_max].
     """
     flat, past = u.reshape(len(u), -1), previous.reshape(len(u), -1)
-    n = torch.linalg.vecdot(flat, flat)
-    product = torch.linalg.vecdot(flat, past)
-    safe = torch.where(n > 0, n, torch.ones_like(n))
-    across = past - (product / safe)[:, None] * flat
-    p = torch.linalg.vecdot(across, across)
+    # a zero update stays zero: its gamma is 0, or the factor in front is
+    n = (flat * flat).sum(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+    product = (flat * past).sum(1, keepdim=True)
+    across = torch.addcmul(past, product / n, flat, value=-1)
+    p = (across * across).sum(1, keepdim=True)
     if gamma is None:
-        lam = damping * safe if relative else torch.full_like(n, damping)
-        strength = kappa * ((1 - kappa) * n + kappa * product) / (lam + kappa * kappa * p)
+        lam = n * damping if relative else damping
+        pull = torch.add(n * (kappa * (1 - kappa)), product, alpha=kappa * kappa)
+        strength = pull / (p * (kappa * kappa) + lam)
     else:
         strength = torch.full_like(n, gamma)
     if gamma_max is not None:
         strength = strength.clamp(-gamma_max, gamma_max)
-    strength = torch.where(n > 0, strength, torch.zeros_like(n))
-    shrink = torch.rsqrt(1 + strength * strength * p / safe)
-    return (shrink[:, None] * (flat - strength[:, None] * across)).reshape(u.shape)
+    shrink = torch.rsqrt(strength * strength * p / n + 1)
+    return (torch.addcmul(flat, strength, across, value=-1) * shrink).reshape(u.shape)
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,15 @@ class LMLStep:
 class LML(Method):
     """LML on a base solver: x' = b x + C(u), u being the base's update and C the rotation of `correct`.
 
-    =====================  ===============================================  =============================================
-    base                   corrected vector u                               step
-    =====================  ===============================================  =============================================
-    ``exponential-adams``  the whole increment of exponential Adams of      x' = b x + C(u), b = alpha'/alpha (eps) or
-                           `order` in `form`                                sigma'/sigma (x0)
-    ``euler``              slope of the ODE (eps; velocity of a flow)       x_bar' = x_bar + delta C(u): "DDIM full",
-                                                                            flow Euler
-    ``ddim``               eps, in the direction term only, as published    x' = alpha' x0 + sigma' C(eps)
-    =====================  ===============================================  =============================================
+    =====================  =============================================  =========================================
+    base                   corrected vector u                             step
+    =====================  =============================================  =========================================
+    ``exponential-adams``  the whole increment of exponential Adams of    x' = b x + C(u), b = alpha'/alpha (eps)
+                           `order` in `form`                              or sigma'/sigma (x0)
+    ``euler``              slope of the ODE (eps; velocity of a flow)     x_bar' = x_bar + delta C(u): "DDIM full",
+                                                                          flow Euler
+    ``ddim``               eps, in the direction term only, as published  x' = alpha' x0 + sigma' C(eps)
+    =====================  =============================================  =========================================
 
     The rotation acts through one number, gamma ~ kappa / damping (relative) or kappa N / damping (absolute). With
     ``damping_mode="relative"`` the damping is a share of N = |u|^2 and means the same at every resolution, step count
@@ -156,7 +157,7 @@ class LML(Method):
             reached = 1
         else:
             reached = order
-        return Spec(reached, min(reached, 2), "any", history=history, operations=order + 3 + 24 * self.active)
+        return Spec(reached, min(reached, 2), "any", history=history, operations=order + 3 + 23 * self.active)
 
     def plan_steps(self, process: Process, grid: Grid) -> tuple[LMLStep, ...]:
         exponential = self.base == "exponential-adams"
@@ -166,7 +167,7 @@ class LML(Method):
         kept = [Stored.of(field_of(process, kind, node)) for node in nodes[:-1]]
         steps = []
         previous = False
-        for n, (node, to) in enumerate(zip(nodes, nodes[1:], strict=False)):
+        for n, (node, to) in enumerate(pairwise(nodes)):
             field = field_of(process, kind, node)
             history: tuple[float, ...] = ()
             if exponential:

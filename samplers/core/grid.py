@@ -1,7 +1,7 @@
 """The grid: the noise levels at which the network is called, and the one where the sample ends.
 
-A grid is strictly monotone, float64, and knows nothing of methods. N network calls make N + 1 nodes: N where the network
-is called and one final node, clean data unless asked otherwise. The builders follow diffusers 0.42.1.
+A grid is strictly monotone, float64, and knows nothing of methods. N network calls make N + 1 nodes: N where the
+network is called and one final node, clean data unless asked otherwise. The builders follow diffusers 0.42.1.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class Grid:
         if len(self.nodes) < 2:
             raise ValueError("a grid needs at least two noise levels: one where the network is called, one to end at")
         levels = [node.ratio for node in self.nodes]
-        pairs = list(zip(levels, levels[1:], strict=False))
+        pairs = list(pairwise(levels))
         if not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):
             at = next(i for i, (a, b) in enumerate(pairs) if not (a > b if levels[0] > levels[-1] else a < b))
             raise ValueError(
@@ -231,6 +232,7 @@ def make_grid(
         raise ValueError("say how many steps to take, or give a list of timesteps or sigmas")
     discrete = isinstance(process, VPDiscrete)
     _check_steps(steps, len(process.alphas_cumprod) if isinstance(process, VPDiscrete) else None)
+    steps = int(steps)
     flow = isinstance(process, Flow)
     if options.dynamic_shift and mu is None:
         raise ValueError("this flow model shifts its noise levels by mu, and none was given")

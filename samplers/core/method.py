@@ -16,6 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -60,7 +61,8 @@ class Spec:
         order_needs: ``"any"`` smooth grid, or ``"equal steps"`` in sigma / alpha (VP, EDM) or sigma (flow).
         calls: network calls a step.
         history: latent-sized tensors kept between steps.
-        operations: most tensor operations of one step in float32, when the network predicts what the method extrapolates.
+        operations: most tensor operations of one step in float32, on a network that predicts what the method
+            extrapolates (epsilon on VP, velocity on flow).
         stochastic: whether a step draws noise.
     """
 
@@ -254,7 +256,7 @@ def linear_steps(process: Process, grid: Grid, kind: str, keep: int, weights: Di
     nodes = grid.nodes
     kept = [Stored.of(field_of(process, kind, node)) for node in nodes[:-1]]
     steps = []
-    for n, (node, to) in enumerate(zip(nodes, nodes[1:], strict=False)):
+    for n, (node, to) in enumerate(pairwise(nodes)):
         w = list(weights(n))
         base = ddim(process, node, to)
         if w:

@@ -56,7 +56,11 @@ class Linear:
 class Process(Protocol):
     """What a method, a grid or a pipeline may ask of a forward process."""
 
-    prediction: str
+    @property
+    def prediction(self) -> str:
+        """What the network's output is, a name of `_Conversions`'s table or an EDM preconditioning."""
+        ...
+
     #: dx/dtau is ``eps - slope_mix * x0`` for tau = sigma / (alpha + slope_mix * sigma): 0 for VP and EDM, 1 for flow.
     slope_mix: ClassVar[float]
 
@@ -65,7 +69,7 @@ class Process(Protocol):
         ...
 
     def at_sigma(self, sigma: float) -> Node:
-        """The noise level with this sigma, in the units of the process (sigma / alpha for VP, sigma for flow and EDM)."""
+        """The noise level with this sigma, in units of the process: sigma / alpha for VP, sigma for flow and EDM."""
         ...
 
     def sigma_of(self, node: Node) -> float:
@@ -196,14 +200,14 @@ def betas_of_schedule(
 
 
 def rescale_to_zero_terminal_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
-    """Shift and scale sqrt(alpha-bar) so that the last one is 0 and the first is kept (Lin et al. 2023, arXiv 2305.08891)."""
+    """Shift and scale sqrt(alpha-bar): the last becomes 0, the first stays (Lin et al. 2023, arXiv 2305.08891)."""
     root = np.sqrt(alphas_cumprod)
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
 
 @dataclass(frozen=True, eq=False)
 class VPDiscrete(_Conversions):
-    """Variance-preserving process on the training timesteps 0 .. T-1: alpha = sqrt(alpha-bar), sigma = sqrt(1 - alpha-bar).
+    """Variance-preserving process on training timesteps 0 .. T-1: alpha = sqrt(alpha-bar), sigma = sqrt(1 - alpha-bar).
 
     Between two training timesteps log(sigma / alpha) is interpolated linearly, so `at` and `at_sigma` undo each other.
 
@@ -225,12 +229,13 @@ class VPDiscrete(_Conversions):
     def from_betas(cls, betas: np.ndarray, prediction: str = "epsilon", zero_terminal_snr: bool = False) -> VPDiscrete:
         """Process of a list of betas; with `zero_terminal_snr` rescaled so that the last timestep is pure noise.
 
-        A network that predicts epsilon cannot be used at pure noise; for it the last alpha-bar is 2^-24, as in diffusers.
+        A network that predicts epsilon cannot be used at pure noise; for it the last alpha-bar is 2^-24, as in
+        diffusers, or half of the one before it, should that be smaller.
         """
         bar = np.cumprod(1 - betas)
         if zero_terminal_snr:
             bar = rescale_to_zero_terminal_snr(bar)
-            bar[-1] = 2.0**-24 if prediction == "epsilon" else 0.0
+            bar[-1] = min(2.0**-24, bar[-2] / 2) if prediction == "epsilon" else 0.0
         return cls(tuple(bar.tolist()), prediction)
 
     @cached_property
@@ -401,7 +406,7 @@ def field_of(process: Process, kind: str, node: Node) -> Linear:
 
 
 def slope_coordinate(process: Process, node: Node) -> tuple[float, float]:
-    """(scale, tau) of a node: y = x / scale obeys dy/dtau = slope. VP, EDM: scale alpha, tau sigma / alpha; flow: 1, sigma."""
+    """(scale, tau) of a node: x / scale obeys d(.)/dtau = slope. VP, EDM: (alpha, sigma / alpha); flow: (1, sigma)."""
     scale = node.alpha + process.slope_mix * node.sigma
     return scale, node.sigma / scale if scale > 0 else math.inf
 

@@ -57,5 +57,5 @@ def damping_for(guidance: float, critical: Callable[[float], float], lowest: flo
 
 
 def lowest_damping(calls: int) -> float:
-    """The smallest damping number worth using over `calls` steps: memory lasts 1 / beta steps, so not below 3 / calls."""
+    """The smallest damping number worth using: memory lasts 1 / beta steps, so not below 3 / calls, nor 0.1."""
     return min(1.0, max(0.1, 3 / calls))
