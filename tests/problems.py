@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+
 from fewstep.samplers import (
     EDM,
     GHVB,
@@ -110,7 +111,12 @@ def error(x: torch.Tensor, points: Grid, node: int = -1) -> float:
 
 
 _VARIANTS = [
-    *[ExponentialAdams(order=k, form=f, solver_type=s) for k in (1, 2) for f in ("x0", "eps") for s in ("midpoint", "heun")],
+    *[
+        ExponentialAdams(order=k, form=f, solver_type=s)
+        for k in (1, 2)
+        for f in ("x0", "eps")
+        for s in ("midpoint", "heun")
+    ],
     *[ExponentialAdams(order=k, form=f, solver_type="heun") for k in (3, 4) for f in ("x0", "eps")],
     *[ExponentialAdams(order=3, form=f, variant="published") for f in ("x0", "eps")],
     *[AdamsBashforth(order=k, weights=w) for k in (1, 2, 3, 4) for w in ("fixed", "variable")],
@@ -135,4 +141,6 @@ METHODS = [*_VARIANTS, *(cls() for cls in methods().values() if cls not in _COVE
 
 def name_of(method) -> str:
     """Readable test id: the method and its fields."""
-    return "-".join([method.name, *(str(v) for v in vars(method).values() if not isinstance(v, bool) and v is not None)])
+    return "-".join(
+        [method.name, *(str(v) for v in vars(method).values() if not isinstance(v, bool) and v is not None)]
+    )

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 
 from ..core.grid import Grid
-from ..core.method import Method, Reference, Spec, State, evaluate, option, transport
+from ..core.method import Method, Reference, Spec, State, combine, evaluate, option, transport
 from ..core.process import Linear, Process, ddim, field_of, slope_coordinate
 from ..core.registry import alias, register
 from ..core.stability import critical_guidance_ghvb, damping_for, lowest_damping
@@ -139,16 +139,12 @@ class GHVB(Method):
         self, step: GHVBStep, x: torch.Tensor, prediction: torch.Tensor, state: State
     ) -> tuple[torch.Tensor, State]:
         slope = evaluate(step.field, x, prediction)
-        result = evaluate(step.base, x, prediction)
         if not state:
-            return result, (slope,)
-        g = torch.sub(slope, state[0])
+            return evaluate(step.base, x, prediction), (slope,)
+        g = slope - state[0]
         velocity = torch.add(state[0], g, alpha=step.beta)
-        result = torch.add(result, velocity, alpha=step.gain)
-        for weight, kept in zip(step.weights, (g, *state[1:]), strict=False):
-            if weight != 0.0:
-                result = torch.add(result, kept, alpha=weight)
-        return result, (velocity, *((g, *state[1:])[: step.keep]))
+        terms = [(step.gain, velocity), *zip(step.weights, (g, *state[1:]), strict=False)]
+        return combine(step.base, x, prediction, terms), (velocity, *((g, *state[1:])[: step.keep]))
 
 
 def _matched_on_g(

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from ..core.grid import Grid
-from ..core.method import Method, Reference, Spec, State, Stored, evaluate, option, transport
+from ..core.method import Method, Reference, Spec, State, Stored, combine, evaluate, option, transport
 from ..core.process import Linear, Process, ddim, field_of
 from ..core.registry import alias, register
 from ..core.stability import (
@@ -66,22 +66,15 @@ def advance_velocity(
     velocity = state[0] if step.had_velocity else None
     past = state[1:] if step.had_velocity else state
     kept = evaluate(step.store, x, prediction)
-    result = evaluate(step.base, x, prediction)
-    if step.shares is None:
-        new = velocity
-    else:
+    new = velocity
+    if step.shares is not None:
         first = step.shares[0]
-        if velocity is None or step.keep == 0.0:
-            new = kept * first
-        else:
-            new = torch.add(velocity * step.keep, kept, alpha=first)
+        new = kept * first if velocity is None else (velocity * step.keep).add_(kept, alpha=first)
         for share, old in zip(step.shares[1:], past, strict=False):
             if share != 0.0:
-                new = torch.add(new, old, alpha=share)
-        if step.gain != 0.0:
-            result = torch.add(result, new, alpha=step.gain)
-        if step.gain_old != 0.0 and velocity is not None:
-            result = torch.add(result, velocity, alpha=step.gain_old)
+                new.add_(old, alpha=share)
+    terms = [(gain, v) for gain, v in ((step.gain, new), (step.gain_old, velocity)) if v is not None]
+    result = combine(step.base, x, prediction, terms)
     fields = (kept, *past)[: step.history]
     return result, fields if new is None else (new, *fields)
 

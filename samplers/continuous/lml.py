@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 
 from ..core.grid import Grid
-from ..core.method import Method, Reference, Spec, State, Stored, evaluate, option, transport
+from ..core.method import Method, Reference, Spec, State, Stored, combine, evaluate, option, transport
 from ..core.process import Linear, Process, ddim, field_of
 from ..core.registry import alias, register
 from .exponential_adams import final_orders, step_weights
@@ -209,17 +209,12 @@ class LML(Method):
     ) -> tuple[torch.Tensor, State]:
         previous = state[0] if step.has_previous else None
         past = state[1:] if step.has_previous else state
-        u = evaluate(step.increment, x, prediction)
-        for weight, kept in zip(step.history, past, strict=False):
-            if weight != 0.0:
-                u = torch.add(u, kept, alpha=weight)
+        u = combine(step.increment, x, prediction, zip(step.history, past, strict=False))
         turned = u
         if step.correct and previous is not None and previous.shape == u.shape:
             relative = self.damping_mode == "relative"
             turned = correct(u, previous, self.kappa, self.damping, relative, self.gamma, self.gamma_max)
-        result = evaluate(step.base, x, prediction)
-        if step.gain != 0.0:
-            result = torch.add(result, turned, alpha=step.gain)
+        result = combine(step.base, x, prediction, [(step.gain, turned)])
         fields: State = ()
         if step.store is not None:
             fields = (evaluate(step.store, x, prediction), *past)[: step.keep]

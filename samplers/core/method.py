@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -212,7 +212,7 @@ def _working(x: torch.Tensor) -> torch.Tensor:
 
 
 def evaluate(form: Linear, x: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-    """Value of a linear form with as few tensor operations as it needs."""
+    """Value of a linear form with as few tensor operations as it needs; may be one of the inputs itself."""
     a, b = form.of_sample, form.of_output
     if b == 1.0:
         return prediction if a == 0.0 else torch.add(prediction, x, alpha=a)
@@ -220,7 +220,22 @@ def evaluate(form: Linear, x: torch.Tensor, prediction: torch.Tensor) -> torch.T
         return x if b == 0.0 else torch.add(x, prediction, alpha=b)
     if b == 0.0:
         return x * a
-    return prediction * b if a == 0.0 else torch.add(x * a, prediction, alpha=b)
+    return prediction * b if a == 0.0 else (x * a).add_(prediction, alpha=b)
+
+
+def combine(
+    form: Linear,
+    x: torch.Tensor,
+    prediction: torch.Tensor,
+    terms: Iterable[tuple[float, torch.Tensor]],
+) -> torch.Tensor:
+    """Value of a linear form plus weighted tensors, one addition each; nothing but the fresh sum is written to."""
+    result = evaluate(form, x, prediction)
+    for weight, term in terms:
+        if weight != 0.0:
+            shared = result is x or result is prediction
+            result = torch.add(result, term, alpha=weight) if shared else result.add_(term, alpha=weight)
+    return result
 
 
 @dataclass(frozen=True)
@@ -270,10 +285,7 @@ def advance_linear(
     step: LinearStep, x: torch.Tensor, prediction: torch.Tensor, state: State
 ) -> tuple[torch.Tensor, State]:
     """Take a `LinearStep`: `order` + 1 additions and at most one more for what is kept."""
-    result = evaluate(step.base, x, prediction)
-    for weight, kept in zip(step.history, state, strict=False):
-        if weight != 0.0:
-            result = torch.add(result, kept, alpha=weight)
+    result = combine(step.base, x, prediction, zip(step.history, state, strict=False))
     if step.store is None:
         return result, ()
     return result, (evaluate(step.store, x, prediction), *state[: step.keep - 1])

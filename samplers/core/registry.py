@@ -26,7 +26,7 @@ class Alias:
 
 _ALIASES: dict[str, Alias] = {}
 
-#: Words after a sampler's name that choose its grid, as in A1111 ("DPM++ 2M Karras") and ComfyUI ("dpmpp_2m", "karras").
+#: Words after a sampler's name that choose its grid, as in A1111 ("DPM++ 2M Karras") and ComfyUI ("dpmpp_2m karras").
 _GRID_WORDS = {
     "karras": "karras",
     "exponential": "exponential",

@@ -8,10 +8,11 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from fewstep.samplers import EDM, Flow, GridOptions, VPContinuous, make_grid, run
 from fewstep.samplers.core import oracle
 from problems import METHODS, name_of, vp
-from torch.utils._python_dispatch import TorchDispatchMode
 
 every_method = pytest.mark.parametrize("method", METHODS, ids=name_of)
 
@@ -173,7 +174,9 @@ def test_zero_terminal_snr_starts_from_pure_noise(method):
     assert points.nodes[0].alpha == 0
     end = run(oracle.mixture(process, _data(), 0.4), method, process, points, _start(points)).sample
     assert torch.isfinite(end).all()
-    reference = run(oracle.mixture(process, _data(), 0.4), method, process, make_grid(process, 999), _start(points)).sample
+    reference = run(
+        oracle.mixture(process, _data(), 0.4), method, process, make_grid(process, 999), _start(points)
+    ).sample
     if method.spec.order:
         assert (end - reference).abs().median() < 0.35
 
@@ -225,7 +228,9 @@ def test_a_run_of_one_step_is_ddim(method):
 def test_every_pair_of_processes_and_spacings_runs():
     method = METHODS[0]
     processes = [vp(), VPContinuous(), Flow(), EDM()]
-    for process, spacing in itertools.product(processes, ("linspace", "leading", "trailing", "karras", "exponential", "beta", "logsnr")):
+    for process, spacing in itertools.product(
+        processes, ("linspace", "leading", "trailing", "karras", "exponential", "beta", "logsnr")
+    ):
         for steps in (1, 2, 7, 30):
             points = make_grid(process, steps, GridOptions(spacing=spacing))
             assert points.calls == steps

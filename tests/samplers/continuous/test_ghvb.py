@@ -1,4 +1,4 @@
-"""Momentum methods: tables, identities, stability and divergence, against the theory and the specification's numbers."""
+"""Momentum methods: tables, identities, stability, divergence, against theory and the specification's numbers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from fewstep.samplers import (
     GHVB,
     AdamsBashforth,
@@ -109,7 +110,7 @@ def test_vanishing_damping_is_adams_bashforth_of_one_order_less():
 def test_velocity_form_equals_division_free_form():
     """The step against the table's weights on velocities, computed here from the definition."""
     rng = np.random.default_rng(0)
-    for momentum, weights in PUBLISHED.items():
+    for momentum in PUBLISHED:
         order, beta = split_momentum(momentum)
         process = Flow()
         points = Grid(tuple(process.at_sigma(s) for s in np.linspace(0.9, 0.1, 15)))
@@ -195,14 +196,18 @@ def test_critical_guidance_is_where_the_method_begins_to_grow(method, formula, q
 
 
 def test_critical_guidance_reproduces_the_specification_table():
-    assert [critical_guidance_ghvb(1, 1.0, q) for q in (0.5, 0.7, 0.8, 0.9)] == pytest.approx([4, 6.667, 10, 20], rel=1e-3)
-    assert [critical_guidance_ghvb(3, 0.5, q) for q in (0.5, 0.7, 0.8, 0.9)] == pytest.approx([1.9, 2.9, 4.2, 8.1], abs=0.06)
+    assert [critical_guidance_ghvb(1, 1.0, q) for q in (0.5, 0.7, 0.8, 0.9)] == pytest.approx(
+        [4, 6.667, 10, 20], rel=1e-3
+    )
+    assert [critical_guidance_ghvb(3, 0.5, q) for q in (0.5, 0.7, 0.8, 0.9)] == pytest.approx(
+        [1.9, 2.9, 4.2, 8.1], abs=0.06
+    )
     assert [critical_guidance_exponential(0.8, q) for q in (0.5, 0.7, 0.8, 0.9)] == pytest.approx(
         [3.3, 5.3, 7.8, 15.3], abs=0.06
     )
 
 
-# -- guided Gaussian with a closed-form solution: the divergence test ---------------------------------------------------
+# -- guided Gaussian with a closed-form solution: the divergence test
 
 S = torch.from_numpy(np.geomspace(0.05, 1.0, 16))
 

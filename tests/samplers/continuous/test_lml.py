@@ -7,7 +7,19 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from fewstep.samplers import LML, AdamsBashforth, ExponentialAdams, Flow, Grid, GridOptions, VPDiscrete, betas_of_schedule, make_grid, run
+
+from fewstep.samplers import (
+    LML,
+    AdamsBashforth,
+    ExponentialAdams,
+    Flow,
+    Grid,
+    GridOptions,
+    VPDiscrete,
+    betas_of_schedule,
+    make_grid,
+    run,
+)
 from fewstep.samplers.continuous.lml import correct
 from fewstep.samplers.core import oracle
 from problems import vp
@@ -171,7 +183,9 @@ def _converges(method, process, counts=(50, 100, 200, 400)):
         first, last = points.nodes[0], points.nodes[-1]
         spread = [torch.sqrt(n.alpha**2 * scales**2 + n.sigma**2) for n in (first, last)]
         z = torch.randn(8, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
-        off.append(float((run(network, method, process, points, z * spread[0]).sample - z * spread[1]).square().mean().sqrt()))
+        off.append(
+            float((run(network, method, process, points, z * spread[0]).sample - z * spread[1]).square().mean().sqrt())
+        )
     return off, -np.polyfit(np.log(counts), np.log(off), 1)[0]
 
 

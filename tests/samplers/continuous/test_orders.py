@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from fewstep.samplers import GHVB, AdamsBashforth, HeavyBall, Nesterov
 from problems import METHODS, PROCESSES, error, exact_path, grid, name_of, slope, solve
+
 
 @pytest.mark.parametrize("kind", PROCESSES)
 @pytest.mark.parametrize("method", METHODS, ids=name_of)
@@ -47,13 +49,14 @@ def test_global_order_from_its_own_start(method, kind):
     spacing = "equal" if method.spec.order_needs == "equal steps" else "smooth"
     counts = [96, 192, 384]
     errors = [
-        error(solve(method, process, points), points)
-        for points in (grid(process, kind, n, spacing) for n in counts)
+        error(solve(method, process, points), points) for points in (grid(process, kind, n, spacing) for n in counts)
     ]
     assert slope(errors, counts) > method.spec.order_from_start - 0.25
 
 
-@pytest.mark.parametrize("method", [AdamsBashforth(order=3), AdamsBashforth(order=4), GHVB(momentum=2.5), GHVB(momentum=3.8)])
+@pytest.mark.parametrize(
+    "method", [AdamsBashforth(order=3), AdamsBashforth(order=4), GHVB(momentum=2.5), GHVB(momentum=3.8)]
+)
 def test_fixed_weights_are_second_order_on_unequal_steps(method):
     """The specification's warning, and why `variable` and `moment-matched` weights exist."""
     process = PROCESSES["vp"]()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from fewstep.samplers import (
     GHVB,
     AdamsBashforth,
@@ -27,7 +28,7 @@ from problems import vp
 ROOT = Path(__file__).parents[3]
 
 
-# -- registry ------------------------------------------------------------------------------------------------------------
+# -- registry
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_bibtex_of_every_method_is_well_formed():
             assert f"year = {{{reference.year}}}" in entry
 
 
-# -- noise ---------------------------------------------------------------------------------------------------------------
+# -- noise
 
 
 def test_noise_belongs_to_its_seed():
@@ -110,7 +111,7 @@ def test_noise_belongs_to_its_seed():
         noise((4,), [])
 
 
-# -- oracle --------------------------------------------------------------------------------------------------------------
+# -- oracle
 
 
 def test_gaussian_oracle_is_the_textbook_posterior_mean():
@@ -144,12 +145,14 @@ def test_finite_oracle_draws_the_data_themselves():
     process = vp()
     data = torch.randn(5, 2, 3, 3, dtype=torch.float64)
     points = make_grid(process, 40)
-    end = run(oracle.finite(process, data), ExponentialAdams(), process, points, torch.randn(8, 2, 3, 3, dtype=torch.float64)).sample
+    end = run(
+        oracle.finite(process, data), ExponentialAdams(), process, points, torch.randn(8, 2, 3, 3, dtype=torch.float64)
+    ).sample
     nearest = (end[:, None] - data[None]).flatten(2).norm(dim=2).min(1).values
     assert nearest.max() < 1e-3
 
 
-# -- arrows --------------------------------------------------------------------------------------------------------------
+# -- arrows
 
 ALLOWED = {
     "samplers/core": {"torch", "numpy", "scipy"},

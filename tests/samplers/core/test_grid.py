@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import diffusers
 import numpy as np
 import pytest
+
 from fewstep.samplers import EDM, Flow, Grid, GridOptions, VPDiscrete, betas_of_schedule, make_grid
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -40,7 +42,11 @@ FLOW_CASES = [
     ({}, GridOptions(), None),
     ({"shift": 3.0}, GridOptions(shift=3.0), None),
     ({"use_dynamic_shifting": True}, GridOptions(dynamic_shift=True), 0.9),
-    ({"use_dynamic_shifting": True, "time_shift_type": "linear"}, GridOptions(dynamic_shift=True, shift_type="linear"), 2.0),
+    (
+        {"use_dynamic_shifting": True, "time_shift_type": "linear"},
+        GridOptions(dynamic_shift=True, shift_type="linear"),
+        2.0,
+    ),
     ({"shift_terminal": 0.1}, GridOptions(shift_terminal=0.1), None),
     ({"use_karras_sigmas": True, "shift": 3.0}, GridOptions("karras", shift=3.0), None),
     ({"use_exponential_sigmas": True}, GridOptions("exponential"), None),
@@ -88,7 +94,7 @@ def test_every_spacing_is_strictly_monotone_for_every_number_of_steps(steps, spa
     points = make_grid(VP, steps, GridOptions(spacing))
     levels = [n.ratio for n in points.nodes]
     assert points.calls == steps
-    assert all(a > b for a, b in zip(levels[:-1], levels[1:], strict=True))
+    assert all(a > b for a, b in pairwise(levels))
     assert levels[-1] == 0
 
 

@@ -8,6 +8,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+
 from fewstep.samplers import EDM, Flow, VPContinuous, VPDiscrete, betas_of_schedule
 from fewstep.samplers.core.process import ddim, field_of, rescale_to_zero_terminal_snr, slope_coordinate
 
@@ -76,7 +77,11 @@ def test_continuous_vp_marginals_solve_their_sde():
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction", "flow_prediction"])
 @pytest.mark.parametrize("process", [VPDiscrete, Flow, EDM])
 def test_conversions_recover_data_and_noise(prediction, process):
-    made = process(prediction=prediction) if process is not VPDiscrete else VPDiscrete.from_betas(betas_of_schedule("linear"), prediction)
+    made = (
+        process(prediction=prediction)
+        if process is not VPDiscrete
+        else VPDiscrete.from_betas(betas_of_schedule("linear"), prediction)
+    )
     node = made.at_sigma(0.7)
     x0, eps = 0.37, -1.21
     x = node.alpha * x0 + node.sigma * eps

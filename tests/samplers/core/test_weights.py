@@ -7,6 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy.integrate import quad
+
 from fewstep.samplers.core.weights import (
     adams_bashforth,
     adams_bashforth_variable,
@@ -15,7 +17,6 @@ from fewstep.samplers.core.weights import (
     moment_matched,
     phi,
 )
-from scipy.integrate import quad
 
 CLASSICAL = {
     1: ([1], 1),
@@ -72,7 +73,14 @@ def test_exponential_weights_integrate_polynomials_exactly(sign, count):
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0])
 def test_ghvb_coefficients_are_the_published_closed_forms(beta):
-    closed = [beta, (2 - beta) / 2, (6 - beta) / 12, (10 - beta) / 24, (270 - 19 * beta) / 720, (502 - 27 * beta) / 1440]
+    closed = [
+        beta,
+        (2 - beta) / 2,
+        (6 - beta) / 12,
+        (10 - beta) / 24,
+        (270 - 19 * beta) / 720,
+        (502 - 27 * beta) / 1440,
+    ]
     assert ghvb_differences(6, beta) == pytest.approx(closed, rel=1e-12)
 
 
