@@ -14,7 +14,7 @@ final latents to those of 250 steps of second-order exponential Adams from the s
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +33,8 @@ from fewstep.samplers import (
     run,
     scheduler_class,
 )
+
+from .results import write_results
 
 
 def contenders(guidance: float) -> dict[str, Method]:
@@ -115,7 +117,7 @@ def prompts_for_garments(count: int) -> list[str]:
     from fewstep.assets.recipes.garments_data import BACKGROUNDS, COLOURS, GARMENTS, caption
 
     labels = [(i % len(GARMENTS), (i * 3) % len(COLOURS), i % len(BACKGROUNDS)) for i in range(count)]
-    return [caption(GARMENTS[g], COLOURS[c], BACKGROUNDS[b]) for g, c, b in labels]
+    return [caption(g, c, b) for g, c, b in labels]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,9 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for n, e in zip(steps, errors, strict=True)
             ]
     if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"problem": options.model or "guided Gaussian", "rows": rows}, file, indent=1)
-            file.write("\n")
+        words = ["python -m fewstep.eval.momentum", *(sys.argv[1:] if arguments is None else arguments)]
+        settings: dict[str, Any] = {"problem": options.model or "guided Gaussian", "samples": 64}
+        if isinstance(error, PipelineError):
+            settings |= {"samples": options.count, "seeds": [0, options.count - 1]}
+            settings |= {"grid": "linspace", "reference": f"exponential-adams 2, {error.reference_steps} steps"}
+        write_results(options.json, " ".join(words), settings, rows)
     return 0
 
 

@@ -8,13 +8,13 @@ steps of a run are left out, where multistep methods still do less, and so is ma
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from .results import write_results
 
 SHAPES = ((1, 4, 64, 64), (1, 16, 128, 128))
 STEPS = 20
@@ -74,10 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.repeats < 1 or options.threads < 1:
         parser.error("--repeats and --threads must be at least 1")
 
-    import diffusers
     import torch
-
-    from fewstep import __version__
 
     torch.set_num_threads(options.threads)
     rows = []
@@ -90,16 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             row = {"scheduler": name, "shape": list(shape), "microseconds": round(value, 2)}
             rows.append({**row, "ratio": round(value / reference, 4)})
     if options.json:
-        report = {
-            "command": "python -m fewstep.eval.overhead " + " ".join(sys.argv[1:] if arguments is None else arguments),
-            "versions": {"fewstep": __version__, "diffusers": diffusers.__version__, "torch": str(torch.__version__)},
-            "machine": {"processor": platform.machine(), "threads": options.threads},
-            "settings": {"steps": STEPS, "repeats": options.repeats},
-            "rows": rows,
-        }
-        with open(options.json, "w") as file:
-            json.dump(report, file, indent=1)
-            file.write("\n")
+        words = ["python -m fewstep.eval.overhead", *(sys.argv[1:] if arguments is None else arguments)]
+        settings = {"steps": STEPS, "repeats": options.repeats, "threads": options.threads}
+        write_results(options.json, " ".join(words), settings, rows)
     return 0
 
 

@@ -69,13 +69,14 @@ def momentum_table(report: dict[str, Any]) -> str:
 SECTIONS = (
     (
         "momentum-garments",
-        "Solver error on `garments`: root mean square distance of the final latents to a converged run from the same noise.",
+        "Solver error on `garments`: root mean square distance of the final latents to a converged run from the same "
+        "noise.",
         momentum_table,
     ),
     (
         "momentum-gaussian",
-        "Solver error on the guided Gaussian (closed form; the exact answer's own root mean square is 0.25, an error above "
-        "it is a divergence).",
+        "Solver error on the guided Gaussian (closed form; the exact answer's own root mean square is 0.25, an error "
+        "above it is a divergence).",
         momentum_table,
     ),
     ("overhead", "Time of one `step()` beside the network, one thread, median of interleaved runs.", overhead_table),
@@ -100,8 +101,8 @@ def rewritten(readme: str) -> str:
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         if not pattern.search(readme):
             raise ValueError(f"README.md has no part marked {begin} ... {end}")
-        text = f"{begin}\n\n{make()}\n\n{end}"
-        readme = pattern.sub(lambda _, text=text: text, readme)
+        before, after = pattern.split(readme, maxsplit=1)
+        readme = f"{before}{begin}\n\n{make()}\n\n{end}{after}"
     return readme
 
 

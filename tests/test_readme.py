@@ -1,4 +1,4 @@
-"""The README holds: its examples run, its commands run, its tables and figures are those of the code and the results."""
+"""The README holds: its examples and commands run, its tables and figures are those of the code and the results."""
 
 from __future__ import annotations
 

@@ -1,0 +1,415 @@
+"""Load a text-to-image pipeline by name, and put any sampler on it in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from fewstep.samplers import Method
+
+#: What `load` and the command line put on a model when nobody says otherwise: DPM-Solver++ 2M, the most accurate family
+#: at moderate guidance.
+DEFAULT_SAMPLER = "exponential-adams"
+
+#: How the noise levels of a run can be placed, by name, and the scheduler options that ask for it.
+GRIDS: Mapping[str, Mapping[str, Any]] = {
+    "linspace": {"timestep_spacing": "linspace"},
+    "leading": {"timestep_spacing": "leading"},
+    "trailing": {"timestep_spacing": "trailing"},
+    "karras": {"use_karras_sigmas": True},
+    "exponential": {"use_exponential_sigmas": True},
+    "beta": {"use_beta_sigmas": True},
+    "logsnr": {"use_lu_lambdas": True},
+}
+_GRID_SWITCHES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+
+#: Prefix of a sampler that is one of diffusers' own classes.
+DIFFUSERS = "diffusers:"
+
+#: Schedulers of distilled models: the model was trained for its own, and `load` leaves it unless a sampler is named.
+_DISTILLED = re.compile(r"LCM|TCD|SCM|CMStochastic|Wuerstchen")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def shipped_models() -> dict[str, Path]:
+    """The models that come with the package: name -> folder. A model is a folder with a ``model_index.json``."""
+    import fewstep.assets
+
+    root = Path(fewstep.assets.__file__).parent / "models"
+    return {index.parent.name: index.parent for index in sorted(root.glob("*/model_index.json"))}
+
+
+def find_model(model: str | Path) -> str:
+    """Where a model is: the folder of a shipped model, a folder of one's own, or a name on the hub ("owner/name").
+
+    Raises:
+        FileNotFoundError: neither of the three, with the nearest shipped name.
+        ValueError: a folder that holds no pipeline.
+    """
+    text = str(model)
+    shipped = shipped_models()
+    if text in shipped:
+        return str(shipped[text])
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise ValueError(f"the folder {text!r} holds no model_index.json, so it is not a diffusers pipeline")
+        return str(folder)
+    if folder.exists():
+        raise ValueError(f"{text!r} is a file; a model is a folder with a model_index.json, or a name on the hub")
+    if isinstance(model, str) and _HUB_ID.fullmatch(text) and not folder.parent.is_dir():
+        return text
+    near = difflib.get_close_matches(text, list(shipped), n=1, cutoff=0.5)
+    raise FileNotFoundError(
+        f"no model {text!r}: it is neither shipped with fewstep ({', '.join(shipped) or 'none is'}), nor a folder "
+        f"here, nor a name on the hub (owner/name)" + (f"; did you mean {near[0]!r}?" if near else "")
+    )
+
+
+class _Quiet:
+    """How loud diffusers and transformers were before the first of the threads that want silence came."""
+
+    lock = threading.Lock()
+    depth = 0
+    before: ClassVar[list[tuple[Any, int, bool]]] = []
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Only errors from diffusers and transformers, and none of their loading bars, while this lasts in any thread."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
+    with _Quiet.lock:
+        if _Quiet.depth == 0:
+            _Quiet.before = [(lib, lib.get_verbosity(), lib.is_progress_bar_enabled()) for lib in libraries]
+            for library in libraries:
+                library.set_verbosity_error()
+                library.disable_progress_bar()
+        _Quiet.depth += 1
+    try:
+        yield
+    finally:
+        with _Quiet.lock:
+            _Quiet.depth -= 1
+            if _Quiet.depth == 0:
+                for library, level, bars in _Quiet.before:
+                    library.set_verbosity(level)
+                    if bars:
+                        library.enable_progress_bar()
+
+
+def torch_device(device: str | torch.device | None) -> torch.device:
+    """A device that this machine has; None or ``"auto"`` is the accelerator if there is one, else the processor.
+
+    Raises:
+        ValueError: an unknown device, or one that is not there.
+    """
+    import torch
+
+    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if device is None or device == "auto":
+        return best or torch.device("cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {str(device)!r}; use auto, cpu, cuda, cuda:1 or mps") from None
+    if found.type == "cpu":
+        return torch.device("cpu")
+    count = torch.accelerator.device_count() if best is not None and found.type == best.type else 0
+    if (found.index or 0) >= count:
+        has = f"{best.type} ({torch.accelerator.device_count()})" if best is not None else "cpu only"
+        raise ValueError(f"this machine has no device {str(device)!r}; it has {has}")
+    return found
+
+
+def torch_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """float32, float16 or bfloat16; None is float32 on the processor, and on an accelerator the half that it has.
+
+    Raises:
+        ValueError: another number format.
+    """
+    import torch
+
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype is None:
+        if device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+    found = known.get(dtype) if isinstance(dtype, str) else dtype
+    if found not in known.values():
+        raise ValueError(f"dtype must be float32, float16 or bfloat16, got {str(dtype)!r}")
+    return found  # type: ignore[return-value]
+
+
+def load_model(
+    model: str | Path = "garments", *, dtype: str | torch.dtype | None = None, device: str | torch.device | None = None
+) -> DiffusionPipeline:
+    """A pipeline with the scheduler that it came with; arguments and errors as in `load`."""
+    where = torch_device(device)
+    source = find_model(model)
+    own = source in {str(folder) for folder in shipped_models().values()}
+    number = torch_dtype("float32" if own and dtype is None else dtype, where)
+    with quiet():
+        from diffusers import DiffusionPipeline
+
+        import fewstep.samplers as samplers
+
+        samplers.FewstepScheduler  # noqa: B018 - diffusers finds our schedulers in saved pipelines once this is loaded
+        try:
+            pipe = DiffusionPipeline.from_pretrained(
+                source, dtype=number, use_safetensors=True, local_files_only=Path(source).is_dir()
+            )
+        except Exception as error:  # whatever is wrong with the files of a model, the user needs the one sentence
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise ValueError(f"the model {str(model)!r} could not be loaded: {reason}") from error
+        pipe.to(where)
+    return pipe
+
+
+def load(
+    model: str | Path = "garments",
+    sampler: str | Method | None = None,
+    *,
+    grid: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    **fields: Any,
+) -> DiffusionPipeline:
+    """A pipeline with a sampler on it.
+
+    Args:
+        model: name of a shipped model (`shipped_models`), a folder, or a name on the hub. Weights are read from
+            safetensors alone, and no code of a model is ever run.
+        sampler: see `set_sampler`; None is `DEFAULT_SAMPLER`, but for models distilled for a scheduler of their own
+            (LCM, TCD, ...), which keep it unless `grid` or fields are given.
+        grid: see `set_sampler`.
+        dtype: ``float32``, ``float16`` or ``bfloat16``; by default float32 on the processor and for shipped models,
+            else bfloat16 where the accelerator has it, or float16.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; by default the accelerator if there is one.
+        **fields: fields of the sampler's method (``momentum=2.5``), or options of a scheduler of diffusers.
+
+    Raises:
+        FileNotFoundError: no such model; the nearest shipped name is given.
+        ValueError: a folder without a (readable) pipeline; an unknown sampler, field, grid, dtype or device.
+    """
+    find_model(model)
+    check_sampler(sampler or DEFAULT_SAMPLER, grid, **fields)  # a typing error should not cost a large model's loading
+    pipe = load_model(model, dtype=dtype, device=device)
+    if sampler is None and grid is None and not fields and keeps_scheduler(pipe):
+        return pipe
+    return set_sampler(pipe, sampler or DEFAULT_SAMPLER, grid, **fields)
+
+
+def grid_options(grid: str) -> dict[str, Any]:
+    """Scheduler options that ask for a grid by name and switch the others off."""
+    from fewstep.samplers.core.registry import nearest
+
+    if grid not in GRIDS:
+        raise ValueError(f"unknown grid {grid!r}{nearest(grid, GRIDS)} Known are {', '.join(GRIDS)}")
+    return {**dict.fromkeys(_GRID_SWITCHES, False), **GRIDS[grid]}
+
+
+def _method_and_grid(sampler: str | Method, fields: Mapping[str, Any]) -> tuple[Method, str | None, set[str]]:
+    """The method, the grid that its name asks for, and the names of the fields that differ from the defaults."""
+    from fewstep.samplers import Method, resolve
+
+    try:
+        if isinstance(sampler, Method):
+            # through `resolve` for its sentence about an unknown field
+            values = {item.name: getattr(sampler, item.name) for item in dataclasses.fields(sampler)}
+            method, spacing = resolve(sampler.name, **{**values, **fields}).method, None
+        elif isinstance(sampler, str):
+            resolved = resolve(sampler, **fields)
+            method, spacing = resolved.method, resolved.spacing
+        else:
+            raise TypeError(f"a sampler is a name or a Method, got {type(sampler).__name__}")
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    moved = {item.name for item in dataclasses.fields(method) if getattr(method, item.name) != item.default}
+    return method, spacing, moved | set(fields)
+
+
+def _diffusers_class(name: str) -> Any:
+    import diffusers
+
+    if name.endswith("Scheduler") and name in dir(diffusers):
+        found = getattr(diffusers, name)
+        if isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin):
+            return found
+    known = [word for word in dir(diffusers) if word.endswith("Scheduler")]
+    near = [word for word in known if name and name.lower() in word.lower()]
+    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    raise ValueError(
+        f"diffusers has no scheduler {name!r}" + (f", did you mean {DIFFUSERS + near[0]!r}?" if near else "")
+    )
+
+
+def _check_options(cls: Any, options: Mapping[str, Any]) -> None:
+    from fewstep.samplers.core.registry import nearest
+
+    known = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "args", "kwargs")]
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                f"{cls.__name__} has no option {name!r}{nearest(name, known)} Its options are {', '.join(known)}"
+            )
+
+
+def _diffusers_options(
+    cls: Any, config: Mapping[str, Any], grid: str | None, fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options for one of diffusers' schedulers, which shall keep the model's forward process."""
+    from fewstep.samplers.schedulers import process_of_config
+
+    known = inspect.signature(cls.__init__).parameters
+    asked = {} if grid is None else grid_options(grid)
+    _check_options(cls, {**{key: value for key, value in asked.items() if value is not False}, **fields})
+    options = {key: value for key, value in asked.items() if key in known}
+    kind = process_of_config(config)
+    if kind == "flow" and "use_flow_sigmas" in known:
+        options |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+        options["flow_shift"] = config.get("shift", config.get("flow_shift", 1.0))
+    else:
+        own = "flow" if cls.__name__.startswith("FlowMatch") else "edm" if cls.__name__.startswith("EDM") else "vp"
+        if own != kind:
+            words = {"flow": "flow-matching", "edm": "EDM", "vp": "variance-preserving"}
+            raise ValueError(f"{cls.__name__} is for {words[own]} models, and this one is a {words[kind]} model")
+    return {**options, **fields}
+
+
+def options_of(sampler: str) -> dict[str, dataclasses.Field[Any] | inspect.Parameter]:
+    """What may be set on a sampler, by name: the fields of its method, or the options of a scheduler of diffusers.
+
+    Raises:
+        ValueError: an unknown sampler; the nearest is given.
+    """
+    from fewstep.samplers import resolve
+
+    if sampler.startswith(DIFFUSERS):
+        parameters = inspect.signature(_diffusers_class(sampler.removeprefix(DIFFUSERS)).__init__).parameters
+        return {name: parameter for name, parameter in parameters.items() if name not in ("self", "args", "kwargs")}
+    return {item.name: item for item in dataclasses.fields(resolve(sampler).method)}
+
+
+def check_sampler(sampler: str | Method, grid: str | None = None, **fields: Any) -> None:
+    """Refuse what `set_sampler` would refuse, without a pipeline.
+
+    Raises:
+        ValueError: an unknown sampler, field or grid (the nearest is given), a field out of range.
+    """
+    if grid is not None:
+        grid_options(grid)
+    if isinstance(sampler, str) and sampler.startswith(DIFFUSERS):
+        _check_options(_diffusers_class(sampler.removeprefix(DIFFUSERS)), fields)
+    else:
+        _method_and_grid(sampler, fields)
+
+
+def set_sampler(pipe: Any, sampler: str | Method, grid: str | None = None, **fields: Any) -> Any:
+    """Put a sampler on a pipeline of any class, keeping the model's forward process, and return the pipeline.
+
+    Args:
+        pipe: a diffusers pipeline with a scheduler.
+        sampler: a name that `fewstep.samplers.resolve` knows (``ghvb``, ``dpm++ 2m karras``, ``ddim``, ...), a `Method`
+            object, or ``diffusers:`` and the name of a scheduler class of diffusers.
+        grid: ``linspace``, ``leading``, ``trailing``, ``karras``, ``exponential``, ``beta`` or ``logsnr``; by
+            default the one that the sampler's name asks for, else the one that the pipeline has.
+        **fields: fields of the method, or options of the scheduler of diffusers. A field ``guidance_scale`` that is not
+            given here follows the guidance of each run of `generate`.
+
+    Raises:
+        ValueError: an unknown sampler, field or grid, a field out of range, or a model that the sampler is not for.
+    """
+    from fewstep.samplers import methods, scheduler_class
+
+    current = getattr(pipe, "scheduler", None)
+    if current is None:
+        raise ValueError(f"{type(pipe).__name__} has no scheduler to replace")
+    config = dict(current.config)
+    # fields of the method that was there before belong to it, also where the new method has one of the same name
+    previous = methods().get(str(config.get("_method")))
+    own = {item.name for item in dataclasses.fields(previous)} if previous is not None else set()
+    config = {key: value for key, value in config.items() if key not in own}
+    if isinstance(sampler, str) and sampler.startswith(DIFFUSERS):
+        cls = _diffusers_class(sampler.removeprefix(DIFFUSERS))
+        options = _diffusers_options(cls, config, grid, fields)
+        config = {key: value for key, value in config.items() if key not in ("_method", "process")}
+    else:
+        method, spacing, moved = _method_and_grid(sampler, fields)
+        cls = scheduler_class(method)
+        grid = grid if grid is not None else spacing
+        options = {name: getattr(method, name) for name in moved}
+        options |= grid_options(grid) if grid is not None else {}
+    if "_use_default_values" in config:
+        config["_use_default_values"] = [key for key in config["_use_default_values"] if key in config]
+    with quiet():
+        try:
+            pipe.scheduler = cls.from_config(config, **options)
+        except (AssertionError, NotImplementedError, TypeError) as error:
+            raise ValueError(f"{cls.__name__} does not fit this model: {error or type(error).__name__}") from error
+    return pipe
+
+
+def sampler_settings(scheduler: Any) -> dict[str, Any]:
+    """What `set_sampler` needs to put this scheduler on a pipeline again: sampler, fields, grid.
+
+    `fields` are all fields of a method but a `guidance_scale` that follows the run, and of a scheduler of diffusers the
+    options that are not its defaults. `grid` is None for a place of the noise levels that has no name here.
+    """
+    config = scheduler.config
+    implied = set(config.get("_use_default_values", ()))
+    method = getattr(scheduler, "method", None)
+    if method is not None:
+        names = [item.name for item in dataclasses.fields(method)]
+        fields = {n: config[n] for n in names if not (n == "guidance_scale" and n in implied)}
+        sampler = method.name
+    else:
+        from fewstep.samplers.schedulers import COMMON_OPTIONS
+
+        sampler = DIFFUSERS + type(scheduler).__name__
+        fields = {
+            name: config[name]
+            for name, parameter in inspect.signature(type(scheduler).__init__).parameters.items()
+            if name in config and name not in COMMON_OPTIONS and config[name] != parameter.default
+        }
+        if "timestep_spacing" not in inspect.signature(type(scheduler).__init__).parameters:
+            config = {}
+    on = [name for name, options in GRIDS.items() if any(v is True and config.get(k) for k, v in options.items())]
+    grid = on[0] if on else config.get("timestep_spacing")
+    return {"sampler": sampler, "fields": fields, "grid": grid}
+
+
+def follows_guidance(scheduler: Any) -> bool:
+    """Whether the scheduler's method has a `guidance_scale` that nobody set, so that it takes that of each run."""
+    config = scheduler.config
+    return (
+        "guidance_scale" in config and "guidance_scale" in config.get("_use_default_values", ()) and "_method" in config
+    )
+
+
+def keeps_scheduler(pipe: Any) -> bool:
+    """Whether the model was distilled for the scheduler that it came with, and makes no pictures with another."""
+    return bool(_DISTILLED.search(type(getattr(pipe, "scheduler", None)).__name__))
+
+
+def model_name(pipe: Any) -> str:
+    """Name under which `load` finds the model of a pipeline again: a shipped name, else where it came from."""
+    source = str(getattr(pipe, "name_or_path", "") or getattr(pipe.config, "_name_or_path", ""))
+    for name, folder in shipped_models().items():
+        if source in (name, str(folder)):
+            return name
+    return source
