@@ -6,6 +6,7 @@ The mathematics needs torch alone. The scheduler classes (`GHVBScheduler`, `Expo
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .continuous import GHVB, LML, AdamsBashforth, ExponentialAdams, HeavyBall, Nesterov
@@ -78,13 +79,7 @@ __all__ = [
 def scheduler_class(method: str | Method) -> Any:
     """The diffusers scheduler class of a method, by the method's name or from a method object."""
     name = method.name if isinstance(method, Method) else resolve(method).method.name
-    return getattr(_this(), f"{methods()[name].__name__}Scheduler")
-
-
-def _this() -> Any:
-    import sys
-
-    return sys.modules[__name__]
+    return getattr(sys.modules[__name__], f"{methods()[name].__name__}Scheduler")
 
 
 def __getattr__(name: str) -> Any:
@@ -93,10 +88,12 @@ def __getattr__(name: str) -> Any:
 
         from . import schedulers
 
-        globals().update(schedulers.make_schedulers(__name__))
-        globals()["SchedulerMixin"] = SchedulerMixin
-        globals()["FewstepScheduler"] = schedulers.FewstepScheduler
-        globals()["FewstepSchedulerOutput"] = schedulers.FewstepSchedulerOutput
+        globals().update(
+            schedulers.SCHEDULERS,
+            SchedulerMixin=SchedulerMixin,
+            FewstepScheduler=schedulers.FewstepScheduler,
+            FewstepSchedulerOutput=schedulers.FewstepSchedulerOutput,
+        )
         return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -1,8 +1,8 @@
 """Every registered method as a diffusers scheduler: the one file of the samplers that knows diffusers' classes.
 
-`make_scheduler` turns a `Method` class into a `SchedulerMixin, ConfigMixin` class whose constructor takes diffusers' grid
-and process options under diffusers' names, and the method's fields under theirs. The forward process is read from the
-configuration that a scheduler is made from: a flow-matching configuration gives a flow process, an EDM one an EDM
+`make_scheduler` turns a `Method` class into a `SchedulerMixin, ConfigMixin` class whose constructor takes diffusers'
+grid and process options under diffusers' names, and the method's fields under theirs. The forward process is read from
+the configuration that a scheduler is made from: a flow-matching configuration gives a flow process, an EDM one an EDM
 process, anything else a variance-preserving one.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers import ConfigMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME, KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import BaseOutput
 
 from .core.grid import Grid, GridOptions, make_grid
@@ -68,26 +68,71 @@ COMMON_OPTIONS: dict[str, Any] = {
     "sigma_schedule": "karras",
 }
 
+_SPACINGS = ("linspace", "leading", "trailing")
+_SIGMA_SPACINGS = {
+    "use_karras_sigmas": "karras",
+    "use_exponential_sigmas": "exponential",
+    "use_beta_sigmas": "beta",
+    "use_lu_lambdas": "logsnr",
+}
 _FLOW_KEYS = ("shift", "base_shift", "max_shift", "shift_terminal", "invert_sigmas", "stochastic_sampling")
+#: Entries of schedulers with a forward process or a preconditioning of their own, and whose they are.
+_OWN_PROCESS = {
+    "stages": "Helios",
+    "n_grid": "pi-Flow",
+    "clip_denoised": "consistency models",
+    "sampling_eps": "score SDEs",
+    "scaler": "Wuerstchen",
+    "alpha_cum_start": "VQ-Diffusion",
+    "masking_schedule": "aMUSEd",
+    "schedule_mode": "RFD",
+}
+#: Entries that say nothing of the process, of classes that have no other (LTX's ancestral one, Karras VE, IPNDM).
+_SILENT_KEYS = ("trained_betas", "eta", "s_noise")
 _VP_KEYS = ("beta_schedule", "beta_start", "beta_end", "trained_betas")
-_PROCESS_KEYS = ("num_train_timesteps", *_VP_KEYS, "sigma_min", "sigma_max", "sigma_data", "sigma_schedule", "rho")
+_EDM_KEYS = ("sigma_min", "sigma_max", "sigma_data", "sigma_schedule", "rho")
+_PROCESS_KEYS = ("num_train_timesteps", "prediction_type", *_VP_KEYS, *_EDM_KEYS)
 
 
 def process_of_config(config: Mapping[str, Any]) -> str:
     """``"flow"``, ``"edm"`` or ``"vp"``: the forward process that a scheduler configuration belongs to.
 
-    An explicit ``process`` entry decides; else what only one family of diffusers' schedulers has.
+    An explicit ``process`` entry decides; then a flow's prediction type or sigmas; then, where the configuration once
+    was that of a scheduler of ours, what that one found; else the entries that only one family of diffusers' schedulers
+    has. A configuration that says nothing is variance-preserving.
+
+    Raises:
+        ValueError: a scheduler of another kind (consistency model, score SDE, discrete data, ...).
     """
     stated = config.get("process", "auto")
     if stated != "auto":
         return stated
+    for key, owner in _OWN_PROCESS.items():
+        if key in config:
+            raise ValueError(f"schedulers of {owner} (here known by {key!r}) have a process of their own")
+    if config.get("snr_shift_scale", 1.0) != 1.0:
+        raise ValueError("betas with a shifted signal-to-noise ratio (snr_shift_scale, CogVideoX) are not supported")
+    if config.get("prediction_type") == "trigflow":
+        raise ValueError("trigflow models (SCM, Sana-Sprint) have a process of their own, which is not supported")
     if config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas"):
         return "flow"
-    if any(key in config for key in _VP_KEYS):
+    if "_process" in config:
+        return config["_process"]
+    if "beta_schedule" in config or "beta_start" in config or config.get("trained_betas") is not None:
         return "vp"
     if "sigma_data" in config or "sigma_schedule" in config:
+        if "solver_order" in config and "algorithm_type" not in config:
+            raise ValueError("the cosine EDM schedule of Stable Audio tells its network atan(sigma): not supported")
         return "edm"
-    return "flow" if any(key in config for key in _FLOW_KEYS) or config.get("use_dynamic_shifting") else "vp"
+    if any(key in config for key in _FLOW_KEYS) or config.get("use_dynamic_shifting"):
+        return "flow"
+    silent = [key for key in _SILENT_KEYS if key in config]
+    if silent:
+        raise ValueError(
+            f"this configuration does not say its forward process: it has {', '.join(silent)}, but neither betas (vp) "
+            "nor shift (flow) nor sigma_data (edm); pass process='vp', 'flow' or 'edm' if you know it"
+        )
+    return "vp"
 
 
 @dataclass
@@ -109,7 +154,10 @@ class FewstepSchedulerOutput(BaseOutput):
 
 
 def _thresholded(x0: torch.Tensor, ratio: float, most: float) -> torch.Tensor:
-    """Dynamic thresholding (Saharia et al. 2022, arXiv 2205.11487): clip x0 to its own quantile s in [1, most], divide by s."""
+    """Dynamic thresholding: x0 (B, ...) clipped to [-s, s] and divided by s, s in [1, most] a quantile of each |x0|.
+
+    Saharia et al. 2022, arXiv 2205.11487.
+    """
     flat = x0.flatten(1).float()
     s = torch.quantile(flat.abs(), ratio, dim=1).clamp(min=1, max=most)[:, None]
     return (torch.maximum(torch.minimum(flat, s), -s) / s).to(x0.dtype).reshape(x0.shape)
@@ -119,35 +167,43 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
     """Base of every scheduler here: one `Method` behind the contract of diffusers' schedulers.
 
     The sample is ``alpha * x0 + sigma * eps`` (initial noise scale 1, no input scaling) but for EDM models, which take
-    their own input scaling. All coefficients are floats made by `Method.plan` at the first step of a run, so a step reads
-    no scalar from a tensor. A scheduler object holds the state of one run; copy it (or make one from its config) for
-    runs that overlap.
+    their own input scaling. All coefficients are floats made by `Method.plan` at the first step of a run, so a step
+    reads no scalar from a tensor. A scheduler object holds the state of one run; copy it (or make one from its config)
+    for runs that overlap.
     """
 
-    _compatibles: ClassVar[list[str]] = [e.name for e in KarrasDiffusionSchedulers]
+    config_name: Any = SCHEDULER_CONFIG_NAME
+    _compatibles = [e.name for e in KarrasDiffusionSchedulers]  # noqa: RUF012 (SchedulerMixin declares it so)
     order = 1
     method_class: ClassVar[type[Method]]
 
+    @property
+    def config(self) -> Any:
+        """The configuration, a frozen dictionary whose entries are attributes too; typed Any for their sake."""
+        return super().config
+
     # -- construction -------------------------------------------------------------------------------------------
 
-    def _build(self) -> None:
+    def _build(self, kind: str | None = None) -> None:
+        """Make method and process from the configuration, `kind` being the process where the entries do not say it."""
         config = self.config
         for key, bad, why in (
             ("invert_sigmas", True, "flow models whose time runs backwards (Mochi)"),
             ("stochastic_sampling", True, "stochastic flow sampling"),
             ("timestep_type", "continuous", "continuous EDM timesteps on a discrete schedule"),
         ):
-            if config.get(key) == bad:
+            if config[key] == bad:
                 raise ValueError(f"{type(self).__name__} does not support {key}={bad!r}: {why}")
-        if sum(bool(config.get(k)) for k in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")) > 1:
-            raise ValueError("at most one of use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas can be set")
+        if sum(bool(config[key]) for key in _SIGMA_SPACINGS) > 1:
+            raise ValueError(f"at most one of {', '.join(_SIGMA_SPACINGS)} can be set")
         implied = set(config.get("_use_default_values", ()))
-        kind = process_of_config({k: v for k, v in config.items() if k not in implied or k == "process"})
+        kind = kind or process_of_config({k: v for k, v in config.items() if k not in implied})
         if kind not in ("vp", "flow", "edm"):
             raise ValueError(f"process must be auto, vp, flow or edm, got {kind!r}")
-        settled = {"process": kind, "_method": self.method_class.name}
-        if kind == "flow" and "prediction_type" in implied:
-            settled["prediction_type"] = "flow_prediction"
+        # private entries travel through other classes' configurations, so the way back finds them
+        settled = {"_process": kind, "_method": self.method_class.name}
+        if "prediction_type" in implied:
+            settled["prediction_type"] = "flow_prediction" if kind == "flow" else "epsilon"
         self.register_to_config(**settled)
         config = self.config
         if config.thresholding and kind != "vp":
@@ -157,11 +213,12 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         )
         self.process: Process = self._process(kind)
         self._options = self._grid_options(kind)
+        for name in ("alphas_cumprod", "alphas", "betas"):
+            self.__dict__.pop(name, None)  # of an earlier build; only a variance-preserving process has them
         if isinstance(self.process, VPDiscrete):
             bar = torch.tensor(self.process.alphas_cumprod, dtype=torch.float64)
-            self.alphas_cumprod = bar.to(torch.float32)
-            self.betas = 1 - torch.cat([bar[:1], bar[1:] / bar[:-1]]).to(torch.float32)
-            self.alphas = 1 - self.betas
+            alphas = torch.cat([bar[:1], bar[1:] / bar[:-1]])
+            self.alphas_cumprod, self.alphas, self.betas = bar.float(), alphas.float(), (1 - alphas).float()
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(config.num_train_timesteps - 1, -1, -1)
         self.sigmas = torch.zeros(0)
@@ -186,7 +243,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         if prediction not in ("epsilon", "sample", "v_prediction"):
             raise ValueError(
                 f"prediction_type={prediction!r} does not belong to a variance-preserving process; "
-                "allowed are epsilon, sample and v_prediction (flow models: flow_prediction)"
+                "allowed are epsilon, sample and v_prediction; give process='flow' for a flow-matching model"
             )
         betas = betas_of_schedule(
             config.beta_schedule,
@@ -200,20 +257,20 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
     def _grid_options(self, kind: str) -> GridOptions:
         config = self.config
         spacing = config.timestep_spacing
-        if spacing not in ("linspace", "leading", "trailing"):
+        if spacing not in _SPACINGS:
             raise ValueError(f"timestep_spacing must be linspace, leading or trailing, got {spacing!r}")
         if kind == "flow" and config.use_flow_sigmas:
             spacing = "trailing"
-        for key, name in (
-            ("use_karras_sigmas", "karras"),
-            ("use_exponential_sigmas", "exponential"),
-            ("use_beta_sigmas", "beta"),
-            ("use_lu_lambdas", "logsnr"),
-        ):
-            if config.get(key):
+        for key, name in _SIGMA_SPACINGS.items():
+            if config[key]:
                 spacing = name
-        if kind == "edm" and spacing in ("linspace", "leading", "trailing"):
+        if kind == "edm" and spacing in _SPACINGS:
             spacing = config.sigma_schedule
+        if spacing not in _SPACINGS and config.final_sigmas_type == "sigma_min" and kind != "flow":
+            raise ValueError(
+                f"final_sigmas_type='sigma_min' cannot be combined with {spacing} sigmas, whose last network call is "
+                "at sigma_min already; use final_sigmas_type='zero'"
+            )
         flow_shift = config.flow_shift if config.use_flow_sigmas or config.flow_shift != 1.0 else config.shift
         return GridOptions(
             spacing=spacing,
@@ -240,40 +297,34 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         """
         if not isinstance(config, dict):
             return super().from_config(config, return_unused_kwargs, **kwargs)
-        if config.get("prediction_type") == "trigflow":
-            raise ValueError("trigflow models (SCM, Sana-Sprint) have a process of their own, which is not supported")
         kind = process_of_config({**config, **kwargs})
-        source = cls._without_foreign_fields(dict(config))
-        implied = set(source.get("_use_default_values", ()))
-        source["_use_default_values"] = [
-            k for k in implied if not (k in _PROCESS_KEYS and source[k] != COMMON_OPTIONS[k] and source[k] is not None)
-        ]
-        if not source["_use_default_values"]:
-            del source["_use_default_values"]
-        result = super().from_config(source, return_unused_kwargs, **kwargs)
-        scheduler = result[0] if return_unused_kwargs else result
-        if scheduler.config.process != kind:  # settled without making it look like a choice of the caller's
-            scheduler.register_to_config(process=kind)
-            if kind == "flow" and "prediction_type" not in {**source, **kwargs}:
-                scheduler.register_to_config(prediction_type="flow_prediction")
-            scheduler._build()
-        return result
+        source = dict(config)
+        if source.pop("_process", None) is None:  # from a class of diffusers: its defaults are values of the model
+            defaults = {**COMMON_OPTIONS, "prediction_type": "flow_prediction" if kind == "flow" else "epsilon"}
+            source["_use_default_values"] = [
+                key
+                for key in source.get("_use_default_values", ())
+                if key not in _PROCESS_KEYS or source[key] in (None, defaults[key])
+            ]
+        made: Any = super().from_config(cls._without_foreign_fields(source), return_unused_kwargs, **kwargs)
+        scheduler = made[0] if return_unused_kwargs else made
+        if scheduler.config["_process"] != kind:  # it shows in what the entries were, not in their values
+            scheduler._build(kind)
+        return made
 
     @classmethod
     def _without_foreign_fields(cls, config: dict[str, Any]) -> dict[str, Any]:
         """Drop fields that another method left, and values that mean something only to another class."""
-        own = {f.name: f for f in dataclasses.fields(cls.method_class)}
-        source = config.pop("_method", None)
-        left = methods().get(source) if isinstance(source, str) else None
-        if left is not None and left is not cls.method_class:
-            for item in dataclasses.fields(left):
+        source = methods().get(config.pop("_method", ""))
+        if source is not None and source is not cls.method_class:
+            for item in dataclasses.fields(source):
                 config.pop(item.name, None)
-        elif source is None:
-            for name, item in own.items():
+        if config.get("_class_name") != cls.__name__:  # UniPC's solver_type is another than ours
+            for item in dataclasses.fields(cls.method_class):
                 choices = item.metadata.get("choices")
-                if name in config and choices is not None and config[name] not in choices:
-                    del config[name]
-        config["_use_default_values"] = [k for k in config.get("_use_default_values", ()) if k in config]
+                if choices is not None and config.get(item.name, choices[0]) not in choices:
+                    del config[item.name]
+        config["_use_default_values"] = [key for key in config.get("_use_default_values", ()) if key in config]
         return config
 
     # -- what pipelines read --------------------------------------------------------------------------------------
@@ -327,11 +378,12 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
             num_inference_steps: number of network calls; may be left out when a list is given.
             device: where `timesteps` shall live. `sigmas` stay on the host.
             timesteps: one's own list of timesteps, strictly decreasing.
-            sigmas: one's own list of sigmas (sigma / alpha for VP, sigma for flow and EDM) without the final one.
-            mu: dynamic shift of a flow model (`use_dynamic_shifting`).
+            sigmas: one's own list of sigmas (sigma / alpha for VP, sigma for flow and EDM); a final 0 may be left out.
+            mu: dynamic shift of a flow model, needed with `use_dynamic_shifting`; a flow without it takes no notice, as
+                Flux' pipelines always pass one.
 
         Raises:
-            ValueError: steps below 1 or above the training timesteps, duplicates, lists of another length.
+            ValueError: steps below 1 or above the training timesteps, duplicates, lists of another length, mu missing.
         """
         flow = isinstance(self.process, Flow)
         if timesteps is not None and sigmas is not None:
@@ -341,15 +393,18 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
                 )
             if not flow:
                 raise ValueError("give timesteps or sigmas, not both")
-        if timesteps is not None and not flow and self._options.spacing not in ("linspace", "leading", "trailing"):
+        if timesteps is not None and not flow and self._options.spacing not in _SPACINGS:
             raise ValueError(f"one's own timesteps cannot be combined with {self._options.spacing} sigmas")
+        if sigmas is not None:
+            sigmas = [float(s) for s in sigmas]
+            sigmas = sigmas[:-1] if len(sigmas) > 1 and sigmas[-1] == 0 else sigmas
         self._grid = make_grid(
             self.process,
             num_inference_steps,
             self._options,
             timesteps=None if timesteps is None or sigmas is not None else [float(t) for t in timesteps],
-            sigmas=None if sigmas is None else [float(s) for s in sigmas],
-            mu=mu,
+            sigmas=sigmas,
+            mu=mu if self._options.dynamic_shift or not flow else None,
         )
         told = list(self._grid.timesteps) if timesteps is None or sigmas is None else [float(t) for t in timesteps]
         whole = not flow and all(t == int(t) for t in told)
@@ -371,12 +426,12 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         A timestep taken from `timesteps` itself is recognised by where it lies in memory, without reading its value.
         """
         schedule = self.timesteps if schedule_timesteps is None else schedule_timesteps
-        if isinstance(timestep, torch.Tensor):
-            same = timestep.numel() == 1 and timestep.dtype == schedule.dtype
-            if same and timestep.untyped_storage().data_ptr() == schedule.untyped_storage().data_ptr():
-                return timestep.storage_offset() - schedule.storage_offset()
-            timestep = float(timestep.reshape(-1)[0])
-        distance = [abs(float(t) - timestep) for t in schedule.tolist()]
+        if schedule_timesteps is None and isinstance(timestep, torch.Tensor) and timestep.numel() == 1:
+            same = timestep.untyped_storage().data_ptr() == schedule.untyped_storage().data_ptr()
+            if same and timestep.dtype == schedule.dtype:
+                return int(timestep.storage_offset()) - int(schedule.storage_offset())
+        value = float(timestep.reshape(-1)[0]) if isinstance(timestep, torch.Tensor) else float(timestep)
+        distance = [abs(t - value) for t in schedule.tolist()]
         return distance.index(min(distance))
 
     def _init_step_index(self, timestep: float | torch.Tensor) -> None:
@@ -388,25 +443,26 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         """Input of the network: the sample itself, for EDM models sample / sqrt(sigma^2 + sigma_data^2)."""
         if not isinstance(self.process, EDM) or self._grid is None:
             return sample
-        if self._step_index is None:
-            self._init_step_index(timestep if timestep is not None else self.timesteps[0])
-        assert self._step_index is not None
-        return sample * self.process.input_scale(self._grid.nodes[self._step_index])
+        index = self._locate(self.timesteps[0] if timestep is None else timestep)
+        return sample * self.process.input_scale(self._grid.nodes[index])
 
-    def _prepare(self, timestep: float | torch.Tensor) -> Plan:
-        if self._grid is None:
-            raise ValueError("call set_timesteps before the first step")
-        if self._plan is not None and self._step_index == self._start + len(self._plan.steps):
-            self._restart()  # a run that has ended begins anew, as after set_timesteps
-        if self._step_index is None:
+    def _locate(self, timestep: float | torch.Tensor) -> int:
+        """Number of the network call at hand in `timesteps`; a run that has ended begins anew at `timestep`."""
+        ended = self._plan is not None and self._step_index == self._start + len(self._plan.steps)
+        if self._step_index is None or ended:
+            self._restart()
             self._init_step_index(timestep)
+        assert self._step_index is not None
+        return self._step_index
+
+    def _planned(self, start: int) -> Plan:
+        """Coefficients of the run, made at its first step, for the grid from call `start` on."""
         if self._plan is None:
-            assert self._step_index is not None
-            self._start = self._step_index
-            process = (
-                dataclasses.replace(self.process, prediction="sample") if self.config.thresholding else self.process
-            )  # type: ignore[type-var]
-            self._plan = self.method.plan(process, self._grid.tail(self._start))
+            assert self._grid is not None
+            process = self.process
+            if self.config.thresholding and isinstance(process, VPDiscrete):
+                process = dataclasses.replace(process, prediction="sample")  # what is thresholded is x0
+            self._start, self._plan = start, self.method.plan(process, self._grid.tail(start))
         return self._plan
 
     def step(
@@ -429,9 +485,10 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         Returns:
             The next sample in the dtype of `model_output`.
         """
-        plan = self._prepare(timestep)
-        assert self._step_index is not None
-        i = self._step_index - self._start
+        if self._grid is None:
+            raise ValueError("call set_timesteps before the first step")
+        at = self._locate(timestep)
+        plan = self._planned(at)
         if model_output.ndim > 1 and model_output.shape[1] == 2 * sample.shape[1] and self.config.variance_type:
             model_output = model_output.chunk(2, dim=1)[0]  # the other half is a learned variance
         if model_output.shape != sample.shape:
@@ -442,16 +499,15 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         prediction = model_output
         if self.config.thresholding:
             prediction = _thresholded(
-                self._x0(model_output, sample, self._step_index),
+                self._x0(model_output, sample, at),
                 self.config.dynamic_thresholding_ratio,
                 self.config.sample_max_value,
             )
         working = sample.to(torch.float32) if sample.dtype in (torch.float16, torch.bfloat16) else sample
-        result, self._state = self.method.step(plan, i, working, prediction, self._state)
+        result, self._state = self.method.step(plan, at - self._start, working, prediction, self._state)
         if result.dtype != model_output.dtype:
             result = result.to(model_output.dtype)
-        at = self._step_index
-        self._step_index += 1
+        self._step_index = at + 1
         if not return_dict:
             return (result,)
         output = FewstepSchedulerOutput(prev_sample=result)
@@ -543,10 +599,9 @@ def make_scheduler(method: type[Method], module: str) -> type[FewstepScheduler]:
     )
 
 
-def make_schedulers(module: str) -> dict[str, type[FewstepScheduler]]:
-    """Scheduler classes of all registered methods by class name."""
-    made = [make_scheduler(method, module) for method in methods().values()]
-    return {cls.__name__: cls for cls in made}
+#: Scheduler classes of all registered methods by class name: made once, under the import lock, whoever asks first.
+SCHEDULERS: dict[str, type[FewstepScheduler]] = {
+    f"{method.__name__}Scheduler": make_scheduler(method, __name__.rpartition(".")[0]) for method in methods().values()
+}
 
-
-__all__ = ["COMMON_OPTIONS", "FewstepScheduler", "FewstepSchedulerOutput", "make_scheduler", "make_schedulers"]
+__all__ = ["COMMON_OPTIONS", "SCHEDULERS", "FewstepScheduler", "FewstepSchedulerOutput", "make_scheduler"]

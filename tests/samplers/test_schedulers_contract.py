@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import ConfigMixin
@@ -219,12 +220,14 @@ def test_add_noise_takes_one_timestep_or_one_a_sample(cls: Any) -> None:
 
 @each_class
 def test_betas_of_ones_own(cls: Any, tmp_path: Path) -> None:
-    scheduler = cls(trained_betas=[0.1, 0.3])
+    scheduler = cls(trained_betas=np.array([0.1, 0.3]))
     again = reloaded(scheduler, tmp_path)
     for one in (scheduler, again):
         torch.testing.assert_close(one.betas, torch.tensor([0.1, 0.3]))
         torch.testing.assert_close(one.alphas_cumprod, torch.tensor([0.9, 0.63]))
     assert again.config.trained_betas == [0.1, 0.3]
+    assert torch.equal(again.betas, scheduler.betas)
+    assert torch.equal(cls.from_config(scheduler.config).betas, scheduler.betas)
 
 
 @each_class
