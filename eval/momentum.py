@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class PipelineError:
     def __init__(self, model: str, prompts: Sequence[str], reference_steps: int = 250) -> None:
         from fewstep.pipelines import load
 
-        self.pipe: Any = load(model)
+        self.pipe = cast(Any, load(model))
         self.config = self.pipe.scheduler.config
         self.prompts = list(prompts)
         self.pipe.set_progress_bar_config(disable=True)

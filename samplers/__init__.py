@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
     from .schedulers import FewstepScheduler, FewstepSchedulerOutput
 
-    AdamsBashforthScheduler: type[FewstepScheduler]
-    ExponentialAdamsScheduler: type[FewstepScheduler]
-    GHVBScheduler: type[FewstepScheduler]
-    HeavyBallScheduler: type[FewstepScheduler]
-    LMLScheduler: type[FewstepScheduler]
-    NesterovScheduler: type[FewstepScheduler]
+    # made from the registry: their constructors take the common options and the method's fields
+    AdamsBashforthScheduler: Any
+    ExponentialAdamsScheduler: Any
+    GHVBScheduler: Any
+    HeavyBallScheduler: Any
+    LMLScheduler: Any
+    NesterovScheduler: Any
 
 _SCHEDULERS = [f"{method.__name__}Scheduler" for method in methods().values()]
 

@@ -222,6 +222,13 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(config.num_train_timesteps - 1, -1, -1)
         self.sigmas = torch.zeros(0)
+        if isinstance(self.process, VPDiscrete):
+            self.sigmas = ((1 - bar) / bar).sqrt().float()
+        elif kind == "flow":  # training scripts draw from the whole shifted list
+            whole = torch.linspace(1, 1 / config.num_train_timesteps, config.num_train_timesteps, dtype=torch.float64)
+            if not self._options.dynamic_shift:
+                whole = self.shift * whole / (1 + (self.shift - 1) * whole)
+            self.sigmas, self.timesteps = whole.float(), (whole * config.num_train_timesteps).float()
         self._grid: Grid | None = None
         self._restart()
         self._begin_index: int | None = None
@@ -266,11 +273,6 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
                 spacing = name
         if kind == "edm" and spacing in _SPACINGS:
             spacing = config.sigma_schedule
-        if spacing not in _SPACINGS and config.final_sigmas_type == "sigma_min" and kind != "flow":
-            raise ValueError(
-                f"final_sigmas_type='sigma_min' cannot be combined with {spacing} sigmas, whose last network call is "
-                "at sigma_min already; use final_sigmas_type='zero'"
-            )
         flow_shift = config.flow_shift if config.use_flow_sigmas or config.flow_shift != 1.0 else config.shift
         return GridOptions(
             spacing=spacing,
@@ -285,6 +287,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
             shift_type=config.time_shift_type,
             shift_terminal=config.shift_terminal,
             training_steps=config.num_train_timesteps,
+            flow_end=1 / config.num_train_timesteps if config.use_flow_sigmas else 0.0,
         )
 
     @classmethod

@@ -110,7 +110,8 @@ class GridOptions:
             diffusers' multistep solvers do; ``karras``, ``exponential``, ``beta``, ``logsnr`` place sigmas between
             `sigma_min` and `sigma_max`.
         steps_offset: added to every timestep of the ``leading`` spacing.
-        final_sigma: ``zero`` ends at clean data, ``sigma_min`` at the smallest noise level of the process.
+        final_sigma: ``zero`` ends at clean data, ``sigma_min`` at the smallest noise level of the process. The sigma
+            spacings then have one interval for each call (diffusers' last step has length 0 there).
         sigma_min, sigma_max: ends of the sigma spacings; by default those of the process.
         rho: exponent of the ``karras`` spacing.
         lambda_min: smallest half log-SNR of timestep spacings (diffusers' lambda_min_clipped).
@@ -119,6 +120,8 @@ class GridOptions:
         shift_type: ``exponential`` or ``linear``, for `mu`.
         shift_terminal: last sigma before the final one, reached by stretching; None for no stretching.
         training_steps: number of training timesteps; a flow's smallest linspace sigma is 1 / training_steps.
+        flow_end: sigma at which the equal steps of a flow's ``trailing`` spacing would arrive (diffusers'
+            use_flow_sigmas has 1 / training_steps).
     """
 
     spacing: str = "linspace"
@@ -133,6 +136,7 @@ class GridOptions:
     shift_type: str = "exponential"
     shift_terminal: float | None = None
     training_steps: int = 1000
+    flow_end: float = 0.0
 
     def __post_init__(self) -> None:
         if self.spacing not in SPACINGS:
@@ -259,9 +263,9 @@ def make_grid(
             )
             nodes = [process.at(float(t)) for t in times]
     else:
-        nodes = [
-            process.at_sigma(float(s)) for s in _spaced_sigmas(options.spacing, low, high, steps, options.rho, False)
-        ]
+        ends = options.final_sigma == "sigma_min"
+        levels = _spaced_sigmas(options.spacing, low, high, steps + ends, options.rho, False)[:steps]
+        nodes = [process.at_sigma(float(s)) for s in levels]
     if discrete and not math.isfinite(process.at(len(process.alphas_cumprod) - 1).ratio):  # type: ignore[attr-defined]
         nodes[0] = _pure_noise_if_last(process, nodes[0])
     final = clean_node(process) if options.final_sigma == "zero" else process.at_sigma(low)
@@ -288,7 +292,7 @@ def _flow_sigmas(
     elif timesteps is not None:
         base = np.asarray(timesteps, dtype=np.float64) / options.training_steps
     elif options.spacing == "trailing":
-        base = np.linspace(high, 0, steps + 1)[:-1]
+        base = np.linspace(high, options.flow_end, steps + 1)[:-1]
     elif options.spacing == "leading":
         base = np.linspace(0, high, steps + 1)[:0:-1] if steps == 1 else np.linspace(high, high / (steps + 1), steps)
     else:

@@ -268,7 +268,6 @@ def test_an_overriding_argument_wins_over_the_configuration() -> None:
         ({"process": "flow", "prediction_type": "flow_prediction", "thresholding": True}, "dynamic thresholding"),
         ({"use_karras_sigmas": True, "use_beta_sigmas": True}, "at most one of"),
         ({"use_exponential_sigmas": True, "use_lu_lambdas": True}, "at most one of"),
-        ({"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}, "cannot be combined with karras sigmas"),
         ({"process": "vq"}, "process must be auto, vp, flow or edm"),
         ({"timestep_spacing": "even"}, "timestep_spacing must be linspace, leading or trailing"),
         ({"final_sigmas_type": "none"}, "the final sigma is zero or sigma_min"),

@@ -64,6 +64,24 @@ def test_flow_noise_levels_are_those_of_diffusers(theirs, ours, mu, steps):
     assert np.allclose(points.timesteps, scheduler.timesteps, atol=2e-4)
 
 
+@pytest.mark.parametrize("steps", [1, 5, 28])
+def test_flow_sigmas_of_unipc_are_those_of_diffusers(steps):
+    scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    scheduler.set_timesteps(steps)
+    points = make_grid(Flow(), steps, GridOptions("trailing", shift=3.0, flow_end=1e-3))
+    assert np.allclose([n.sigma for n in points.nodes], scheduler.sigmas, atol=2e-6)
+
+
+@pytest.mark.parametrize("spacing", ["karras", "exponential", "beta", "logsnr"])
+@pytest.mark.parametrize("process", [VP, EDM()], ids=["vp", "edm"])
+def test_sigma_spacings_that_end_at_sigma_min_have_an_interval_for_every_call(process, spacing):
+    points = make_grid(process, 6, GridOptions(spacing, final_sigma="sigma_min"))
+    whole = make_grid(process, 7, GridOptions(spacing))
+    assert [n.ratio for n in points.nodes] == pytest.approx([n.ratio for n in whole.nodes[:-1]])
+
+
 def test_flow_sigmas_of_ones_own_are_shifted_as_in_flux():
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     own = np.linspace(1, 1 / 8, 8)
