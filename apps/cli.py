@@ -56,8 +56,13 @@ app.command(
 app.command("methods")(methods)
 
 
+_said: set[str] = set()
+
+
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if category is UserWarning:  # what this package and its samplers have to say; deprecations are for developers
+    # what this package and its samplers have to say, once; deprecations are for developers
+    if category is UserWarning and str(message) not in _said:
+        _said.add(str(message))
         say_warning(str(message))
 
 
@@ -66,6 +71,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words[: next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))]
     with warnings.catch_warnings():
+        _said.clear()
         if not debug:
             warnings.showwarning = _show_warning
         try:
@@ -98,7 +104,7 @@ def _explain(error: Exception) -> int:
     if "out of memory" in sentence.lower() or isinstance(error, MemoryError):
         say_error("the memory of the device is full; try --batch 1, a smaller --size or --dtype float16")
         return 1
-    if isinstance(error, ValueError | OSError | FloatingPointError):
+    if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
         if isinstance(error, OSError) and error.strerror:
             sentence = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         say_error(sentence)

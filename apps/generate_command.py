@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -182,6 +183,7 @@ def _read_words(
         ValueError: an option that neither the command nor any of the samplers has, or one without its value.
     """
     from fewstep.pipelines.loading import options_of
+    from fewstep.samplers import methods
     from fewstep.samplers.core.registry import nearest
 
     known: dict[str, Any] = {}
@@ -202,12 +204,16 @@ def _read_words(
             fields[key.removeprefix("no_")] = False
         elif key not in known:
             spelt = [*options, *(f"--{name.replace('_', '-')}" for name in known)]
+            owners = [name for name, cls in methods().items() if key in {item.name for item in dataclasses.fields(cls)}]
+            if owners:
+                raise ValueError(f"{option} is a field of {' and '.join(owners)}, not of {' and '.join(samplers)}")
             raise ValueError(
                 f"no option {option}{nearest(option, spelt)} The fields of {' and '.join(samplers)} are options too; "
                 "`fewstep methods NAME` lists them"
             )
         elif key in flags and not equals:
-            fields[key] = True
+            said = bool(rest) and rest[0].lower() in ("true", "false", "yes", "no")
+            fields[key] = _value_of(known[key], rest.pop(0)) if said else True
         elif not equals and not rest:
             raise ValueError(f"{option} needs a value")
         else:

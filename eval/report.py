@@ -54,7 +54,7 @@ def overhead_table(report: dict[str, Any]) -> str:
 
 def momentum_table(report: dict[str, Any]) -> str:
     """Solver errors, one row a method, one column a pair of guidance and steps."""
-    pairs = list(dict.fromkeys((row["guidance"], row["steps"]) for row in report["rows"]))
+    pairs = list(dict.fromkeys((row["guidance"], row["nfe"]) for row in report["rows"]))
     lines = [
         "| method | " + " | ".join(f"g {g:g}, {n} steps" for g, n in pairs) + " |",
         "| --- |" + " --- |" * len(pairs),
@@ -76,7 +76,7 @@ SECTIONS = (
     (
         "momentum-gaussian",
         "Solver error on the guided Gaussian (closed form; the exact answer's own root mean square is 0.25, an error "
-        "above it is a divergence).",
+        "well above it is a divergence).",
         momentum_table,
     ),
     ("overhead", "Time of one `step()` beside the network, one thread, median of interleaved runs.", overhead_table),

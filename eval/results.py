@@ -31,6 +31,7 @@ def write_results(
         "rows": [dict(row) for row in rows],
     }
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
         with os.fdopen(handle, "w") as file:

@@ -102,7 +102,8 @@ def parse_size(size: int | str | Sequence[int] | None) -> tuple[int, int] | None
 
 
 def _whole(name: str, value: Any, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or int(value) != value:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or int(value) != value:
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     if value < low:
         raise ValueError(f"{name} must be at least {low}, got {value!r}")
@@ -131,7 +132,7 @@ def _check(pipe: Any, steps: int, guidance: float | None, seed: int, count: int,
 
 
 def _prompts(prompts: str | Sequence[str]) -> list[str]:
-    found = [prompts] if isinstance(prompts, str) else list(prompts)
+    found = [prompts] if isinstance(prompts, str) else list(prompts) if isinstance(prompts, Sequence) else []
     if not found or not all(isinstance(prompt, str) for prompt in found):
         raise ValueError("prompts must be a text or a list of texts, at least one")
     return found
@@ -256,6 +257,8 @@ def generate(
         ValueError: an argument out of range, or one that the pipeline has no use for.
         FloatingPointError: the run ended in values that are no finite numbers; no picture is made of them.
     """
+    if not hasattr(pipe, "scheduler"):
+        raise TypeError(f"generate needs a pipeline, as load() returns it, got {pipe!r}")
     texts = _prompts(prompts)
     shape = parse_size(size)
     guidance = usual_guidance(pipe) if guidance is None else guidance

@@ -284,7 +284,8 @@ def _diffusers_options(
         options |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
         options["flow_shift"] = config.get("shift", config.get("flow_shift", 1.0))
     else:
-        own = "flow" if cls.__name__.startswith("FlowMatch") else "edm" if cls.__name__.startswith("EDM") else "vp"
+        defaults = {k: p.default for k, p in known.items() if k not in ("self", "args", "kwargs")}
+        own = process_of_config({**defaults, "_class_name": cls.__name__})
         if own != kind:
             words = {"flow": "flow-matching", "edm": "EDM", "vp": "variance-preserving"}
             raise ValueError(f"{cls.__name__} is for {words[own]} models, and this one is a {words[kind]} model")

@@ -9,12 +9,14 @@ process, anything else a variance-preserving one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import diffusers
 import torch
 from diffusers import ConfigMixin
 from diffusers.configuration_utils import register_to_config
@@ -24,7 +26,7 @@ from diffusers.utils import BaseOutput
 from .core.grid import Grid, GridOptions, make_grid
 from .core.method import Method, Plan, State, evaluate
 from .core.process import EDM, Flow, Node, Process, VPDiscrete, betas_of_schedule
-from .core.registry import methods
+from .core.registry import methods, nearest
 
 #: Options of diffusers' schedulers that say the forward process and the grid, with diffusers' common defaults.
 COMMON_OPTIONS: dict[str, Any] = {
@@ -86,12 +88,15 @@ _OWN_PROCESS = {
     "alpha_cum_start": "VQ-Diffusion",
     "masking_schedule": "aMUSEd",
     "schedule_mode": "RFD",
+    "block_length": "block refinement",
+    "entropy_bound": "entropy-bound decoding",
+    "corrector_steps": "discrete DDIM",
 }
 #: Entries that say nothing of the process, of classes that have no other (LTX's ancestral one, Karras VE, IPNDM).
 _SILENT_KEYS = ("trained_betas", "eta", "s_noise")
 _VP_KEYS = ("beta_schedule", "beta_start", "beta_end", "trained_betas")
 _EDM_KEYS = ("sigma_min", "sigma_max", "sigma_data", "sigma_schedule", "rho")
-_PROCESS_KEYS = ("num_train_timesteps", "prediction_type", *_VP_KEYS, *_EDM_KEYS)
+_PROCESS_KEYS = ("num_train_timesteps", "prediction_type", "shift", *_VP_KEYS, *_EDM_KEYS)
 
 
 def process_of_config(config: Mapping[str, Any]) -> str:
@@ -110,6 +115,8 @@ def process_of_config(config: Mapping[str, Any]) -> str:
     for key, owner in _OWN_PROCESS.items():
         if key in config:
             raise ValueError(f"schedulers of {owner} (here known by {key!r}) have a process of their own")
+    if "FlowMap" in str(config.get("_class_name", "")):
+        raise ValueError("distilled flow maps are not flow-matching models")
     if config.get("snr_shift_scale", 1.0) != 1.0:
         raise ValueError("betas with a shifted signal-to-noise ratio (snr_shift_scale, CogVideoX) are not supported")
     if config.get("prediction_type") == "trigflow":
@@ -201,7 +208,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         if kind not in ("vp", "flow", "edm"):
             raise ValueError(f"process must be auto, vp, flow or edm, got {kind!r}")
         # private entries travel through other classes' configurations, so the way back finds them
-        settled = {"_process": kind, "_method": self.method_class.name}
+        settled = {"_process": kind, "_method": self.method_class.name, "_class_name": type(self).__name__}
         if "prediction_type" in implied:
             settled["prediction_type"] = "flow_prediction" if kind == "flow" else "epsilon"
         self.register_to_config(**settled)
@@ -300,6 +307,12 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         """
         if not isinstance(config, dict):
             return super().from_config(config, return_unused_kwargs, **kwargs)
+        known = inspect.signature(cls.__init__).parameters
+        for key in kwargs:
+            if key not in known and not key.startswith("_") and not return_unused_kwargs:
+                raise ValueError(f"{cls.__name__} has no option {key!r}{nearest(key, known)}")
+        if "shift" in config and "num_train_timesteps" not in config:
+            raise ValueError("a flow scheduler without training timesteps (MiniMax-H3) has a time of its own")
         kind = process_of_config({**config, **kwargs})
         source = dict(config)
         if source.pop("_process", None) is None:  # from a class of diffusers: its defaults are values of the model
@@ -514,7 +527,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         if not return_dict:
             return (result,)
         output = FewstepSchedulerOutput(prev_sample=result)
-        object.__setattr__(output, "_predict", lambda: self._x0(model_output, sample, at))
+        object.__setattr__(output, "_predict", functools.partial(self._x0, model_output, sample, at))
         return output
 
     def _x0(self, model_output: torch.Tensor, sample: torch.Tensor, index: int) -> torch.Tensor:
@@ -606,5 +619,10 @@ def make_scheduler(method: type[Method], module: str) -> type[FewstepScheduler]:
 SCHEDULERS: dict[str, type[FewstepScheduler]] = {
     f"{method.__name__}Scheduler": make_scheduler(method, __name__.rpartition(".")[0]) for method in methods().values()
 }
+
+# diffusers tells the entries that belong to a foreign scheduler from mistakes by looking its class up in its own
+# namespace, and has no other registry: without this, every swap back to a class of diffusers would warn of our fields.
+for _name, _class in SCHEDULERS.items():
+    setattr(diffusers, _name, _class)
 
 __all__ = ["COMMON_OPTIONS", "SCHEDULERS", "FewstepScheduler", "FewstepSchedulerOutput", "make_scheduler"]

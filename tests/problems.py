@@ -133,6 +133,14 @@ _VARIANTS = [
     LML(base="euler"),
     LML(order=2, damping_mode="absolute", damping=5.0),
     LML(order=3, damping_mode="absolute", damping=5.0),
+    LML(order=2, form="x0", gamma=0.2, gamma_max=0.1, freeze=0.3),
+    AdamsBashforth(order=4, euler_at_final=True),
+    GHVB(momentum=2.5, euler_at_final=True),
+    GHVB(momentum=4.5),
+    GHVB(momentum=5.0, weights="moment-matched"),
+    HeavyBall(base="exponential-adams", order=3, damping=0.8),
+    HeavyBall(base="exponential-adams", order=4, damping=1.0, solver_type="heun"),
+    Nesterov(order=3, damping=0.7),
 ]
 _COVERED = {type(method) for method in _VARIANTS}
 #: every registered method, with the variants that have properties of their own; a new method is in it by itself

@@ -73,9 +73,9 @@ class Fit:
 
 
 FITS = {
-    Stage.autoencoder: Fit(steps=2600, batch=64, rate=2e-3, hold=0.3),
-    Stage.judge: Fit(steps=3000, batch=128, rate=2e-3, hold=0.1),
-    Stage.denoiser: Fit(steps=5000, batch=128, rate=1e-3, hold=0.5),
+    Stage.autoencoder: Fit(steps=2072, batch=64, rate=2e-3, hold=0.3),
+    Stage.judge: Fit(steps=7104, batch=128, rate=2e-3, hold=0.1),
+    Stage.denoiser: Fit(steps=2727, batch=128, rate=1e-3, hold=0.5),
 }
 SMOKE = {
     Stage.autoencoder: Fit(steps=3, batch=8, rate=1e-3, hold=0.3, warmup=1),
@@ -578,7 +578,7 @@ def measure_judge(judge: Judge, data: Pictures) -> dict[str, float]:
     """Share of right answers to each question on pictures the judge has not seen."""
     pictures, labels = data.take(torch.arange(len(data.grey)), torch.Generator().manual_seed(1234))
     answers = judge.answers(pictures)
-    return {q: float((answers[q] == labels[:, i]).float().mean()) for i, q in enumerate(judge.labels)}
+    return {q: float((answers[q] == labels[:, i]).double().mean()) for i, q in enumerate(judge.labels)}
 
 
 @torch.inference_mode()
@@ -590,7 +590,7 @@ def measure_autoencoder(autoencoder: Any, judge: Judge, data: Pictures) -> dict[
     )
     psnr = 10 * torch.log10(4 / (drawn - pictures).square().mean((1, 2, 3)))
     answers = judge.answers(drawn)
-    kept = {f"{q} after": float((answers[q] == labels[:, i]).float().mean()) for i, q in enumerate(judge.labels)}
+    kept = {f"{q} after": float((answers[q] == labels[:, i]).double().mean()) for i, q in enumerate(judge.labels)}
     return {"psnr": float(psnr.mean()), **kept}
 
 
@@ -623,7 +623,7 @@ def draw(pipeline: Any, texts: list[str], steps: int, guidance: float, seed: int
 def measure_pictures(judge: Judge, pictures: Tensor, labels: Tensor) -> dict[str, Any]:
     """How often the judge finds what was asked for: overall, per garment and per colour; and what it finds instead."""
     answers = judge.answers(pictures)
-    right = {q: (answers[q] == labels[:, i]).float() for i, q in enumerate(judge.labels)}
+    right = {q: (answers[q] == labels[:, i]).double() for i, q in enumerate(judge.labels)}
     result: dict[str, Any] = {q: float(r.mean()) for q, r in right.items()}
     result["garment of each"] = {
         name: float(right["garment"][labels[:, 0] == i].mean())

@@ -76,8 +76,9 @@ class AdamsBashforth(Method):
 
     @property
     def spec(self) -> Spec:
-        needs = "equal steps" if self.weights == "fixed" and self.order > 2 else "any"
-        return Spec(self.order, min(self.order, 2), needs, history=self.order - 1, operations=self.order + 2)
+        reached = min(self.order, 2) if self.euler_at_final else self.order
+        needs = "equal steps" if self.weights == "fixed" and reached > 2 else "any"
+        return Spec(reached, min(reached, 2), needs, history=self.order - 1, operations=self.order + 2)
 
     def plan_steps(self, process: Process, grid: Grid) -> tuple[LinearStep, ...]:
         def weights(n: int) -> list[float]:

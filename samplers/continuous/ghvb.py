@@ -53,7 +53,9 @@ class GHVB(Method):
 
     ``momentum="auto"`` (this package's own) chooses order and damping for every step: the highest order up to
     `max_order`, and for it the largest damping number, whose critical guidance reaches `guidance_scale`
-    (`fewstep.samplers.core.stability`), with moment-matched weights.
+    (`fewstep.samplers.core.stability`), with moment-matched weights. It is the cautious choice: steady where fixed
+    numbers diverge, less accurate than one that happens to be stable. `guidance_scale` is that of the run;
+    `fewstep.pipelines.generate` fills it in.
 
     Reference: Wizadwongsa et al. 2023 (arXiv 2307.11118), section 4.2.
     """
@@ -83,8 +85,9 @@ class GHVB(Method):
     def spec(self) -> Spec:
         order, _ = self.numbers
         matched = self.weights == "moment-matched" or self.momentum == "auto"
-        needs = "equal steps" if order > 2 and not matched else "any"
-        return Spec(order, min(order, 2), needs, history=max(order - 1, 1), operations=order + 4)
+        reached = min(order, 2) if self.euler_at_final else order
+        needs = "equal steps" if reached > 2 and not matched else "any"
+        return Spec(reached, min(reached, 2), needs, history=max(order - 1, 1), operations=order + 4)
 
     def schedule(self, grid: Grid) -> list[tuple[int, float]]:
         """(order, damping) of every step, before the warm-up caps the order."""
@@ -92,10 +95,13 @@ class GHVB(Method):
             return [self.numbers] * grid.calls
         lowest = lowest_damping(grid.calls)
         chosen: list[tuple[int, float]] = []
-        for node, to in pairwise(grid.nodes):
-            q = to.ratio / node.ratio
-            if q == 0:  # from pure noise nothing has been averaged; to clean data nothing can grow any more
-                chosen.append(chosen[-1] if chosen else (self.max_order, 1.0))
+        for n, (node, to) in enumerate(pairwise(grid.nodes)):
+            q = to.ratio / node.ratio if node.ratio > 0 else math.inf
+            if q > 1 or math.isinf(node.ratio):  # towards noise, or nothing averaged yet: no guided stiffness
+                chosen.append((self.max_order, 1.0))
+                continue
+            if n == grid.calls - 1 and chosen:  # nothing can grow any more
+                chosen.append(chosen[-1])
                 continue
             best = (1, lowest)
             for order in range(self.max_order, 0, -1):

@@ -55,6 +55,8 @@ def split_momentum(momentum: float) -> tuple[int, float]:
     The number is a name, not an order (Wizadwongsa et al. 2023).
     """
     momentum = round(momentum, 9)  # 1.9999999999 from arithmetic means 2
+    if momentum <= 0:
+        raise ValueError("a momentum number must be at least 1e-9")
     order = math.ceil(momentum)
     return order, round(momentum - (order - 1), 9)
 
@@ -95,10 +97,10 @@ class HeavyBall(Method):
     the order falls to 1: error / DDIM's error -> 2 (1 - beta) / beta, so beta < 2/3 is worse than DDIM where nothing
     diverges. Use 0.8 to 0.9 under strong guidance.
 
-    ``momentum`` may name order and damping at once (1.8 is order 2, damping 0.8), or be ``"auto"`` (this package's
-    own): each step then takes the largest damping number whose critical guidance (`fewstep.samplers.core.stability`)
-    reaches `guidance_scale`; steps that are stable as they are keep the base's order. A damping below 3 / steps is
-    not used.
+    ``momentum`` may name order and damping at once and overrides the two (1.8 is order 2, damping 0.8), or be
+    ``"auto"`` (this package's own): each step then takes the largest damping number whose critical guidance
+    (`fewstep.samplers.core.stability`) reaches `guidance_scale`; steps that are stable as they are keep the base's
+    order. A damping below 3 / steps is not used.
 
     Reference: Wizadwongsa et al. 2023 (arXiv 2307.11118), sections 3.2 and 4; Polyak 1964.
     """
@@ -126,8 +128,14 @@ class HeavyBall(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.automatic and self.base == "exponential-adams" and self.numbers[0] > 2:
-            raise ValueError("automatic momentum on exponential Adams exists for orders 1 and 2")
+        if self.base == "exponential-adams":
+            order = self.numbers[0]
+            if order == 1:
+                raise ValueError(
+                    "heavy ball on exponential-adams needs order 2 or more: steps of first order take no momentum"
+                )
+            if self.automatic and order > 2:
+                raise ValueError("automatic momentum on exponential-adams exists for order 2 alone")
 
     @property
     def automatic(self) -> bool:
@@ -156,14 +164,17 @@ class HeavyBall(Method):
             return [damping] * grid.calls
         chosen: list[float] = []
         lowest = lowest_damping(grid.calls)
-        for node, to in pairwise(grid.nodes):
-            q = to.ratio / node.ratio
-            if q == 0:  # from pure noise nothing has been averaged; to clean data nothing can grow any more
-                chosen.append(chosen[-1] if chosen else 1.0)
+        for n, (node, to) in enumerate(pairwise(grid.nodes)):
+            q = to.ratio / node.ratio if node.ratio > 0 else math.inf
+            if q > 1 or math.isinf(node.ratio):  # towards noise, or nothing averaged yet: no guided stiffness
+                chosen.append(1.0)
+                continue
+            if n == grid.calls - 1 and chosen:  # nothing can grow any more
+                chosen.append(chosen[-1])
                 continue
 
             def critical(beta: float, q: float = q) -> float:
-                if self.base == "exponential-adams" and order == 2:
+                if self.base == "exponential-adams":
                     return critical_guidance_exponential(beta, q)
                 return critical_guidance_heavy_ball(order, beta, q)
 

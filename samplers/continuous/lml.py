@@ -127,9 +127,11 @@ class LML(Method):
     damping_mode: str = option(
         "relative", "Damping as a share of |u|^2 or as an absolute number.", choices=("relative", "absolute")
     )
-    gamma: float | None = option(None, "Use this strength of the rotation instead of kappa and damping.")
+    gamma: float | None = option(
+        None, "Use this strength of the rotation instead of kappa and damping.", low=-100, high=100
+    )
     gamma_max: float | None = option(None, "Largest strength of the rotation.", low=0, open_low=True)
-    freeze: float = option(0.0, "Share of the run, from the noisy end, without correction.", low=0, high=1)
+    freeze: float = option(0.0, "Share of the run's steps, from its start, without correction.", low=0, high=1)
     solver_type: str = option("midpoint", "Second-order weights of the base.", choices=("midpoint", "heun"))
     lower_order_final: bool = option(True, "Come down to order 1 over the last steps of runs below 15 steps.")
 
@@ -157,7 +159,7 @@ class LML(Method):
             reached = 1
         else:
             reached = order
-        return Spec(reached, min(reached, 2), "any", history=history, operations=order + 3 + 23 * self.active)
+        return Spec(reached, min(reached, 2), "any", history=history, operations=order + 3 + 24 * self.active)
 
     def plan_steps(self, process: Process, grid: Grid) -> tuple[LMLStep, ...]:
         exponential = self.base == "exponential-adams"

@@ -54,9 +54,8 @@ class Grid:
         return Grid(self.nodes[start:]) if start else self
 
 
-def clean_node(process: Process) -> Node:
-    """Clean data: alpha = 1, sigma = 0. The network is never called there."""
-    return Node(0.0, 1.0, 0.0)
+#: Clean data: alpha = 1, sigma = 0. The network is never called there.
+CLEAN = Node(0.0, 1.0, 0.0)
 
 
 def karras(sigma_min: float, sigma_max: float, steps: int, rho: float = 7.0) -> np.ndarray:
@@ -141,6 +140,8 @@ class GridOptions:
     def __post_init__(self) -> None:
         if self.spacing not in SPACINGS:
             raise ValueError(f"unknown grid {self.spacing!r}; known are {', '.join(SPACINGS)}")
+        if not self.rho > 0:
+            raise ValueError(f"rho must be above 0, got {self.rho!r}")
         if self.final_sigma not in ("zero", "sigma_min"):
             raise ValueError(f"the final sigma is zero or sigma_min, got {self.final_sigma!r}")
 
@@ -157,7 +158,8 @@ def _spaced_timesteps(steps: int, options: GridOptions, process: VPDiscrete) -> 
     last = count
     if options.lambda_min > -math.inf:
         last = sum(process.at(t).lambda_ >= options.lambda_min for t in range(count))
-        _check_steps(steps, last)
+        if steps > last:
+            raise ValueError(f"only {last} timesteps have a half log-SNR of at least {options.lambda_min:g}")
     if options.spacing == "trailing":
         ratio = count / steps
         return np.arange(last, 0, -ratio)[:steps].round() - 1
@@ -268,7 +270,7 @@ def make_grid(
         nodes = [process.at_sigma(float(s)) for s in levels]
     if discrete and not math.isfinite(process.at(len(process.alphas_cumprod) - 1).ratio):  # type: ignore[attr-defined]
         nodes[0] = _pure_noise_if_last(process, nodes[0])
-    final = clean_node(process) if options.final_sigma == "zero" else process.at_sigma(low)
+    final = CLEAN if options.final_sigma == "zero" else process.at_sigma(low)
     return Grid((*nodes, final))
 
 

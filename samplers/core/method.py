@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -126,15 +127,19 @@ def check_fields(method: Any) -> None:
             if not isinstance(value, bool):
                 raise TypeError(f"{item.name} must be True or False, got {value!r}")
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(message) if not isinstance(value, str) else ValueError(message)
+        value = float(value)
         low, high = meta["low"], meta["high"]
         if not math.isfinite(value) or (low is not None and (value < low or (meta["open_low"] and value == low))):
             raise ValueError(message)
         if high is not None and value > high:
             raise ValueError(message)
-        if isinstance(item.default, int) and not isinstance(item.default, bool) and int(value) != value:
-            raise ValueError(f"{item.name} must be a whole number, got {value!r}")
+        if isinstance(item.default, int):
+            if int(value) != value:
+                raise ValueError(f"{item.name} must be a whole number, got {value!r}")
+            value = int(value)
+        object.__setattr__(method, item.name, value)  # NumPy's numbers and whole floats become plain ones
 
 
 @dataclass(frozen=True)
@@ -195,7 +200,8 @@ class Method(ABC):
             plan: of this method.
             i: number of the call, from 0.
             x: sample, any shape, any floating dtype, any device; never changed in place.
-            prediction: output of the network for `x`, same shape.
+            prediction: output of the network for `x`, same shape; it may be kept as it is for later steps, so a
+                network that writes into one buffer at every call must hand out copies.
             state: what the previous step returned; empty for the first.
 
         Returns:

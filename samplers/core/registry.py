@@ -17,11 +17,10 @@ _METHODS: dict[str, type[Method]] = {}
 
 @dataclass(frozen=True)
 class Alias:
-    """Another name for a method with some of its fields set, and perhaps a grid."""
+    """Another name for a method with some of its fields set."""
 
     method: str
     fields: dict[str, Any] = field(default_factory=dict)
-    spacing: str | None = None
 
 
 _ALIASES: dict[str, Alias] = {}
@@ -50,12 +49,12 @@ def register(method: M) -> M:
     return method
 
 
-def alias(name: str, method: str, spacing: str | None = None, **fields: Any) -> None:
+def alias(name: str, method: str, **fields: Any) -> None:
     """Make `name` mean `method` with these fields."""
     key = _normal(name)
     if key in _ALIASES or key in _METHODS:
         raise ValueError(f"the name {name!r} is taken already")
-    _ALIASES[key] = Alias(method, fields, spacing)
+    _ALIASES[key] = Alias(method, fields)
 
 
 def methods() -> dict[str, type[Method]]:
@@ -95,13 +94,10 @@ def _find(name: str) -> tuple[Alias, str | None]:
     if key in _METHODS:
         return Alias(key), None
     if key in _ALIASES:
-        found = _ALIASES[key]
-        return found, found.spacing
+        return _ALIASES[key], None
     for words, spacing in _GRID_WORDS.items():
         if key.endswith(" " + words):
             return _find(key.removesuffix(words).strip())[0], spacing
-        if key.endswith("-" + words):
-            return _find(key.removesuffix("-" + words))[0], spacing
     known = [*_METHODS, *_ALIASES]
     raise ValueError(
         f"unknown sampler {name!r}{nearest(key, known)} Known are {', '.join(sorted(_METHODS))}; "

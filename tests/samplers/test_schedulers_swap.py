@@ -286,6 +286,8 @@ def test_unknown_combinations_are_refused_with_a_sentence(options: dict[str, Any
     ("name", "options", "sentence"),
     [
         ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas"),
+        ("FlowMapEulerDiscreteScheduler", {}, "flow maps"),
+        ("EntropyBoundScheduler", {}, "entropy-bound"),
         ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}, "stochastic_sampling"),
         ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "timestep_type"),
         ("SCMScheduler", {}, "trigflow"),
@@ -315,3 +317,18 @@ def test_schedulers_of_other_kinds_are_refused(
 def test_an_unknown_argument_is_refused() -> None:
     with pytest.raises(TypeError, match="momentun"):
         fs.GHVBScheduler(momentun=2.5)
+    with pytest.raises(ValueError, match="no option 'momentun', did you mean 'momentum'"):
+        fs.GHVBScheduler.from_config(made("DDIMScheduler").config, momentun=2.5)
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"])
+def test_nothing_is_logged_on_the_way_back_with_fields_set_by_hand_live_or_saved(name: str, tmp_path: Path) -> None:
+    source = made(name)
+    with config_warnings() as said:
+        mine = fs.GHVBScheduler.from_config(source.config, momentum=3.5)
+        back = type(source).from_config(mine.config)
+        assert fs.GHVBScheduler.from_config(back.config).method.momentum == 3.5
+        mine.save_pretrained(tmp_path)
+        type(source).from_pretrained(tmp_path)
+        type(source).from_config(fs.GHVBScheduler.from_pretrained(tmp_path).config)
+    assert said == []

@@ -7,6 +7,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,13 +76,23 @@ def test_fields_by_hand_come_on_top_of_an_alias():
         (lambda: resolve("exponential-adams", order=2.5), "whole number"),
         (lambda: resolve("lml", damping=0), "damping must be above 0"),
         (lambda: resolve("lml", kappa=math.inf), "kappa"),
+        (lambda: resolve("ghvb", momentum=1e-10).method.spec, "at least 1e-9"),
+        (lambda: resolve("heavy-ball", base="exponential-adams", order=1), "order 2 or more"),
         (lambda: resolve("heavy-ball", base="euler"), "one of 'adams-bashforth', 'exponential-adams'"),
-        (lambda: resolve("heavy-ball", base="exponential-adams", order=3, damping="auto"), "orders 1 and 2"),
+        (lambda: resolve("heavy-ball", base="exponential-adams", order=3, damping="auto"), "order 2 alone"),
     ],
 )
 def test_bad_names_and_fields_are_refused_with_a_sentence(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_whole_floats_and_numpy_numbers_become_plain_numbers():
+    for value in (2.0, np.int64(2), np.float32(2)):
+        order = AdamsBashforth(order=value).order
+        assert order == 2
+        assert type(order) is int
+    assert type(GHVB(momentum=np.float64(2.5)).momentum) is float
 
 
 def test_every_alias_makes_a_method():
