@@ -206,7 +206,10 @@ def _read_words(
             spelt = [*options, *(f"--{name.replace('_', '-')}" for name in known)]
             owners = [name for name, cls in methods().items() if key in {item.name for item in dataclasses.fields(cls)}]
             if owners:
-                raise ValueError(f"{option} is a field of {' and '.join(owners)}, not of {' and '.join(samplers)}")
+                raise ValueError(
+                    f"no option {option} for {' and '.join(samplers)}: it is a field of {' and '.join(owners)}; "
+                    f"say --sampler {owners[-1]}"
+                )
             raise ValueError(
                 f"no option {option}{nearest(option, spelt)} The fields of {' and '.join(samplers)} are options too; "
                 "`fewstep methods NAME` lists them"

@@ -44,7 +44,7 @@ class GHVB(Method):
 
     computed without the division, from g = f_n - v_old: slope used = v + c_1 g + c_2 Delta g + c_3 Delta^2 g + ...
     An integer `momentum` is Adams-Bashforth of that order (beta = 1). Smaller beta is steadier at few steps and strong
-    guidance, and less accurate where nothing diverges: 2.5 for strong guidance, 3.8 to 3.9 for mild.
+    guidance, and less accurate where nothing diverges: 1.5 or 2.5 for strong guidance, 3.8 to 3.9 for mild.
 
     ``weights="fixed"`` are the published ones, for equal steps: order k there, min(k, 2) on other grids.
     ``"moment-matched"`` (this package's own) solves for weights that integrate polynomials of degree < k exactly on the
@@ -53,8 +53,8 @@ class GHVB(Method):
 
     ``momentum="auto"`` (this package's own) chooses order and damping for every step: the highest order up to
     `max_order`, and for it the largest damping number, whose critical guidance reaches `guidance_scale`
-    (`fewstep.samplers.core.stability`), with moment-matched weights. It is the cautious choice: steady where fixed
-    numbers diverge, less accurate than one that happens to be stable. `guidance_scale` is that of the run;
+    (`fewstep.samplers.core.stability`), with moment-matched weights. It is the cautious choice: steadier than fixed
+    numbers under strong guidance, less accurate than one that happens to be stable. `guidance_scale` is that of the run;
     `fewstep.pipelines.generate` fills it in.
 
     Reference: Wizadwongsa et al. 2023 (arXiv 2307.11118), section 4.2.
