@@ -54,8 +54,8 @@ class GHVB(Method):
     ``momentum="auto"`` (this package's own) chooses order and damping for every step: the highest order up to
     `max_order`, and for it the largest damping number, whose critical guidance reaches `guidance_scale`
     (`fewstep.samplers.core.stability`), with moment-matched weights. It is the cautious choice: steadier than fixed
-    numbers under strong guidance, less accurate than one that happens to be stable. `guidance_scale` is that of the run;
-    `fewstep.pipelines.generate` fills it in.
+    numbers under strong guidance, less accurate than one that happens to be stable. `guidance_scale` is that of the
+    run; `fewstep.pipelines.generate` fills it in.
 
     Reference: Wizadwongsa et al. 2023 (arXiv 2307.11118), section 4.2.
     """

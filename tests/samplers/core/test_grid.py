@@ -8,8 +8,11 @@ from itertools import pairwise
 import diffusers
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fewstep.samplers import EDM, Flow, Grid, GridOptions, VPDiscrete, betas_of_schedule, make_grid
+from fewstep.samplers.core.grid import SPACINGS
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 VP = VPDiscrete.from_betas(betas_of_schedule("scaled_linear", 1000, 0.00085, 0.012))
@@ -114,6 +117,26 @@ def test_every_spacing_is_strictly_monotone_for_every_number_of_steps(steps, spa
     assert points.calls == steps
     assert all(a > b for a, b in pairwise(levels))
     assert levels[-1] == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.integers(1, 400),
+    spacing=st.sampled_from(SPACINGS),
+    schedule=st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"]),
+    ends=st.sampled_from(["zero", "sigma_min"]),
+    shift=st.floats(0.2, 12.0),
+)
+def test_any_grid_is_monotone_or_refused(steps, spacing, schedule, ends, shift):
+    for process in (VPDiscrete.from_betas(betas_of_schedule(schedule)), Flow(), EDM()):
+        try:
+            points = make_grid(process, steps, GridOptions(spacing, final_sigma=ends, shift=shift))
+        except ValueError:  # the last call is at sigma_min already
+            assert ends == "sigma_min"
+            continue
+        levels = [n.ratio for n in points.nodes]
+        assert points.calls == steps
+        assert all(a > b for a, b in pairwise(levels))
 
 
 def test_tail_is_the_rest_of_the_run():
