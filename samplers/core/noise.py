@@ -7,11 +7,6 @@ from collections.abc import Sequence
 import torch
 
 
-def seed_of(seed: int, index: int) -> int:
-    """Seed of picture number `index` of a run: seeds of neighbouring runs share pictures, as users expect."""
-    return (seed + index) % (2**63)
-
-
 def noise(
     shape: Sequence[int],
     seeds: Sequence[int],
