@@ -3,8 +3,9 @@
     python -m fewstep.assets.recipes.garments --data fashion_mnist.npz --out assets/models
 
 Stages, in order: `autoencoder` (32x32x3 pictures <-> 8x8x4 latents), `judge` (which garment, colour and background is
-this?), `denoiser` (text encoder and U-Net, jointly, on cached latents), `export` (plain diffusers folders in float16)
-and `measure` (does the judge find what the caption asked for?). Each training stage keeps a checkpoint in `--work` and
+this?), `denoiser` (text encoder and U-Net, jointly, on cached latents), `export` (plain diffusers folders in float16),
+`measure` (does the judge find what the caption asked for?) and `statistics` (of the judge's features of the training
+pictures, into the folder `statistics` beside `--out`). Each training stage keeps a checkpoint in `--work` and
 goes on from it; every step draws its batch from the seed and its own number, so a run that was interrupted ends where
 an uninterrupted one does, up to rounding. Test images are only ever measured on.
 """
@@ -43,6 +44,7 @@ from .garments_data import (
     colourise,
     load_fashion_mnist,
 )
+from .garments_statistics import write_statistics
 
 MAX_TOKENS = 32
 CHECKPOINT_SECONDS = 120.0
@@ -56,6 +58,7 @@ class Stage(StrEnum):
     denoiser = "denoiser"
     export = "export"
     measure = "measure"
+    statistics = "statistics"
     all = "all"
 
 
@@ -709,7 +712,7 @@ def run(
             raise ValueError(f"--{name} must be positive, got {number}.")
     trained = {Stage.autoencoder, Stage.judge, Stage.denoiser}
     todo = [s for s in Stage if s is not Stage.all] if stage is Stage.all else [stage]
-    if data is None and trained & set(todo):
+    if data is None and {*trained, Stage.statistics} & set(todo):
         raise ValueError(f"Stage {stage.value} needs --data, the Fashion-MNIST file or folder.")
     place = torch.device(device)
     train_set, test_set = _pictures(data, smoke) if data else (None, None)
@@ -732,6 +735,9 @@ def run(
             file = report or work / "measure.json"
             file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
             console.print_json(data=result)
+        elif name is Stage.statistics and train_set is not None and test_set is not None:
+            file = out.absolute().parent / "statistics" / "garments.npz"
+            console.print_json(data=write_statistics(train_set, test_set, out, file))
 
 
 def _pictures(data: Path, smoke: bool) -> tuple[Pictures, Pictures]:
