@@ -23,7 +23,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME, KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import BaseOutput
 
-from .core.grid import Grid, GridOptions, make_grid
+from .core.grid import CLEAN, Grid, GridOptions, make_grid
 from .core.method import Method, Plan, State, evaluate
 from .core.process import EDM, Flow, Node, Process, VPDiscrete, betas_of_schedule
 from .core.registry import methods, nearest
@@ -44,6 +44,7 @@ COMMON_OPTIONS: dict[str, Any] = {
     "use_exponential_sigmas": False,
     "use_beta_sigmas": False,
     "use_lu_lambdas": False,
+    "noise_levels": None,
     "final_sigmas_type": "zero",
     "lambda_min_clipped": -math.inf,
     "sigma_min": None,
@@ -170,6 +171,26 @@ def _thresholded(x0: torch.Tensor, ratio: float, most: float) -> torch.Tensor:
     return (torch.maximum(torch.minimum(flat, s), -s) / s).to(x0.dtype).reshape(x0.shape)
 
 
+def _noise_levels(option: Mapping[str, Any] | None) -> dict[int, list[tuple[float, float]]]:
+    """Pairs of noise level and timestep, by number of calls, from the option `noise_levels`."""
+    try:
+        made = {int(n): [(float(s), float(t)) for s, t in pairs] for n, pairs in (option or {}).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            "noise_levels must map a number of calls to as many pairs of a noise level and a timestep"
+        ) from None
+    for n, pairs in made.items():
+        if n != len(pairs) or n < 1:
+            raise ValueError(f"noise_levels has {len(pairs)} pairs of a noise level and a timestep for {n} calls")
+    return made
+
+
+def _equal_steps(sigmas: Sequence[float]) -> bool:
+    """Whether these are the sigmas that Flux-like pipelines pass when nobody asked for any: 1, ..., 1 / N."""
+    count = len(sigmas)
+    return all(math.isclose(s, 1 - k / count, abs_tol=1e-6) for k, s in enumerate(sigmas))
+
+
 class FewstepScheduler(SchedulerMixin, ConfigMixin):
     """Base of every scheduler here: one `Method` behind the contract of diffusers' schedulers.
 
@@ -220,6 +241,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         )
         self.process: Process = self._process(kind)
         self._options = self._grid_options(kind)
+        self._levels = _noise_levels(config.noise_levels)
         for name in ("alphas_cumprod", "alphas", "betas"):
             self.__dict__.pop(name, None)  # of an earlier build; only a variance-preserving process has them
         if isinstance(self.process, VPDiscrete):
@@ -333,6 +355,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         """Drop fields that another method left, and values that mean something only to another class."""
         source = methods().get(config.pop("_method", ""))
         if source is not None and source is not cls.method_class:
+            config.pop("noise_levels", None)  # placed for the other method
             for item in dataclasses.fields(source):
                 config.pop(item.name, None)
         if config.get("_class_name") != cls.__name__:  # UniPC's solver_type is another than ours
@@ -414,14 +437,17 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         if sigmas is not None:
             sigmas = [float(s) for s in sigmas]
             sigmas = sigmas[:-1] if len(sigmas) > 1 and sigmas[-1] == 0 else sigmas
-        self._grid = make_grid(
-            self.process,
-            num_inference_steps,
-            self._options,
-            timesteps=None if timesteps is None or sigmas is not None else [float(t) for t in timesteps],
-            sigmas=sigmas,
-            mu=mu if self._options.dynamic_shift or not flow else None,
-        )
+        if self._levels and timesteps is None and (sigmas is None or _equal_steps(sigmas)):
+            self._grid = self._tuned_grid(num_inference_steps if sigmas is None else len(sigmas))
+        else:
+            self._grid = make_grid(
+                self.process,
+                num_inference_steps,
+                self._options,
+                timesteps=None if timesteps is None or sigmas is not None else [float(t) for t in timesteps],
+                sigmas=sigmas,
+                mu=mu if self._options.dynamic_shift or not flow else None,
+            )
         told = list(self._grid.timesteps) if timesteps is None or sigmas is None else [float(t) for t in timesteps]
         whole = not flow and all(t == int(t) for t in told)
         self.timesteps = torch.tensor(told, dtype=torch.int64 if whole else torch.float32).to(device)
@@ -429,6 +455,17 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = len(told)
         self._begin_index = None
         self._restart()
+
+    def _tuned_grid(self, steps: int | None) -> Grid:
+        """The grid of the option `noise_levels` for a number of calls."""
+        if steps not in self._levels:
+            known = ", ".join(str(n) for n in sorted(self._levels))
+            raise ValueError(
+                f"this scheduler has noise levels of its own for {known} network calls, not for {steps}; "
+                "ask for one of these numbers, or give timesteps or sigmas"
+            )
+        nodes = [dataclasses.replace(self.process.at_sigma(s), timestep=t) for s, t in self._levels[steps]]
+        return Grid((*nodes, CLEAN))
 
     def _restart(self) -> None:
         self._step_index: int | None = None

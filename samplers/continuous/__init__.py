@@ -6,5 +6,6 @@ from .ghvb import GHVB
 from .heavy_ball import HeavyBall
 from .lml import LML
 from .nesterov import Nesterov
+from .tuned import Tuned
 
-__all__ = ["GHVB", "LML", "AdamsBashforth", "ExponentialAdams", "HeavyBall", "Nesterov"]
+__all__ = ["GHVB", "LML", "AdamsBashforth", "ExponentialAdams", "HeavyBall", "Nesterov", "Tuned"]

@@ -99,6 +99,12 @@ def option(
     return dataclasses.field(default=default, metadata=meta)
 
 
+def table(help: str) -> Any:
+    """A dataclass field that holds numbers which a program found, not a person: the method checks it by itself."""
+    meta = {"help": help, "low": None, "high": None, "open_low": False, "choices": None, "words": (), "table": True}
+    return dataclasses.field(default=(), metadata=meta)
+
+
 def _allowed(meta: Any) -> str:
     if meta["choices"] is not None:
         return "one of " + ", ".join(repr(choice) for choice in meta["choices"])
@@ -116,7 +122,9 @@ def check_fields(method: Any) -> None:
     """Refuse a field value outside of what its `option` allows, with a sentence. Whole numbers stay whole."""
     for item in dataclasses.fields(method):
         value, meta = getattr(method, item.name), item.metadata
-        if "help" not in meta or (value is None and item.default is None) or value in meta["words"]:
+        if "help" not in meta or meta.get("table"):
+            continue
+        if (value is None and item.default is None) or value in meta["words"]:
             continue
         message = f"{item.name} must be {_allowed(meta)}, got {value!r}"
         if meta["choices"] is not None:

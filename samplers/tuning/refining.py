@@ -1,0 +1,137 @@
+"""Refinement end to end: Gauss-Newton on the distance between a short run's end and the converged one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from ..continuous.tuned import Row, Tuned
+from ..core.method import Method
+from ..core.process import Process, slope_coordinate
+from .fitting import FittedRun
+from .trajectory import Runner, Trajectory, at_least_float32, grid_of
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Noise levels, rows of `Tuned`, and the root mean square distance that they leave on the tuning samples."""
+
+    levels: tuple[float, ...]
+    offsets: tuple[float, ...]
+    table: tuple[Row, ...]
+    error: float
+
+
+def bend(levels: Sequence[float], amounts: Sequence[float]) -> tuple[float, ...]:
+    """Noise levels moved smoothly: log s_k + sum_m a_m sin(pi m k / N); the first stays where it is."""
+    count = len(levels)
+    return tuple(
+        level * math.exp(math.fsum(a * math.sin(math.pi * m * k / count) for m, a in enumerate(amounts, 1)))
+        for k, level in enumerate(levels)
+    )
+
+
+def taus_of(process: Process, levels: Sequence[float]) -> list[float]:
+    """tau of every noise level (`slope_coordinate`)."""
+    return [slope_coordinate(process, node)[1] for node in grid_of(process, levels).nodes[:-1]]
+
+
+def timesteps_of(process: Process, levels: Sequence[float], offsets: Sequence[float]) -> list[float]:
+    """What the network is told: the timestep of the noise level s exp(offset), within the range of the process."""
+    most = levels[0]
+    return [process.at_sigma(min(s * math.exp(o), most)).timestep for s, o in zip(levels, offsets, strict=True)]
+
+
+def distance(end: torch.Tensor, trajectory: Trajectory) -> torch.Tensor:
+    """What a run left undone, (B * pixels,) float64, scaled so that its norm is the root mean square."""
+    off = (at_least_float32(end) - trajectory.end).flatten().double()
+    return off / math.sqrt(off.numel())
+
+
+def refine(
+    runner: Runner,
+    trajectory: Trajectory,
+    process: Process,
+    start: Candidate,
+    *,
+    rounds: int = 4,
+    modes: int = 8,
+    free_weights: bool = True,
+    method: Method | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Candidate:
+    """Levenberg-Marquardt on the noise levels, and on all weights or with the weights fitted anew for each change.
+
+    Derivatives are forward differences, so a round costs one run for every number that may move, and one or more for
+    the step. A step that does not lower the error is not taken.
+
+    Args:
+        runner: makes a run.
+        trajectory: where runs should end.
+        process: the forward process.
+        start: where to begin.
+        rounds: Gauss-Newton rounds at most.
+        modes: sine waves by which the levels may bend, at most one less than there are levels.
+        free_weights: move the weights too, and what the network is told; else `FittedRun` finds the weights for each
+            bend, which is what can be paid for above 10 calls or so.
+        method: bend the levels for this method and leave all else alone.
+        report: told one line a round.
+    """
+    bends, calls = min(modes, len(start.levels) - 1), len(start.levels)
+    shapes = [len(row) - 1 for row in start.table]
+
+    def run(base: Candidate, numbers: torch.Tensor) -> tuple[Candidate, torch.Tensor] | None:
+        levels = bend(base.levels, numbers[:bends].tolist())
+        if any(not a > b for a, b in pairwise(levels)):
+            return None
+        offsets = base.offsets
+        if method is not None:
+            off = distance(runner(method, levels), trajectory)
+            return Candidate(levels, offsets, (), float(off.norm())), off
+        if free_weights:
+            offsets = tuple(o + d for o, d in zip(offsets, numbers[bends : bends + calls].tolist(), strict=True))
+        told = timesteps_of(process, levels, offsets)
+        if free_weights:
+            moved, table, at = numbers[bends + calls :].tolist(), [], 0
+            for row, count, tau in zip(base.table, shapes, taus_of(process, levels), strict=True):
+                table.append((tau, *(w + moved[at + j] for j, w in enumerate(row[1:]))))
+                at += count
+            end = runner(Tuned((tuple(table),)), levels, told)
+        else:
+            fitted = FittedRun(trajectory)
+            end, table = runner(fitted, levels, told), fitted.table
+        off = distance(end, trajectory)
+        return Candidate(levels, offsets, tuple(table), float(off.norm())), off
+
+    best, damping = start, 1e-2
+    size = bends + (calls + sum(shapes) if free_weights and method is None else 0)
+    steps = torch.full((size,), 1e-2, dtype=torch.float64)
+    for turn in range(rounds):
+        here = run(best, torch.zeros(size, dtype=torch.float64))
+        assert here is not None
+        best, off = here
+        columns = []
+        for k in range(size):
+            probe = torch.zeros(size, dtype=torch.float64)
+            probe[k] = steps[k]
+            there = run(best, probe)
+            columns.append(torch.zeros_like(off) if there is None else (there[1] - off) / steps[k])
+        jacobian = torch.stack(columns)
+        normal, gradient = jacobian @ jacobian.T, jacobian @ off
+        before = best.error
+        for _ in range(5):
+            damped = normal + torch.diag(damping * normal.diagonal() + 1e-12)
+            trial = run(best, -torch.linalg.solve(damped, gradient))
+            if trial is not None and trial[0].error < best.error:
+                best, damping = trial[0], max(damping / 5, 1e-6)
+                break
+            damping *= 5
+        if report is not None:
+            report(f"round {turn + 1}: error {before:.4g} -> {best.error:.4g}")
+        if best.error > before * (1 - 5e-3):
+            break
+    return best
