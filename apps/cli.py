@@ -13,9 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
+from .benchmark_command import benchmark
+from .evaluate_command import evaluate
 from .generate_command import generate
 from .methods_command import methods
+from .report_command import report
 from .terminal import notes, output, say_error, say_warning
+from .tune_command import tune
 
 app = typer.Typer(
     name="fewstep",
@@ -54,6 +58,10 @@ app.command(
     "[bold]fewstep methods[/] lists the methods, [bold]fewstep methods NAME[/] the fields of one.",
 )(generate)
 app.command("methods")(methods)
+app.command("evaluate")(evaluate)
+app.command("benchmark")(benchmark)
+app.command("report")(report)
+app.command("tune")(tune)
 
 
 _said: set[str] = set()

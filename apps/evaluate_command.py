@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from .targets import check_target
 from .terminal import notes, output, say_warning
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def evaluate(
         raise ValueError("give --cache or --no-cache, not both")
     for target, ending in ((save_stats, ".npz"), (json_file, ".json")):
         if target is not None:
-            _check_target(target, ending)
+            check_target(target, ending)
     with notes.status("starting ..."):
         from fewstep.eval import evaluate as measure
         from fewstep.eval.results import write_results
@@ -156,17 +156,6 @@ def _command(context: typer.Context) -> str:
         elif value is not None and value is not False and value != parameter.default:
             words += [parameter.opts[0], *([] if value is True else [str(value)])]
     return shlex.join(words)
-
-
-def _check_target(target: Path, ending: str) -> None:
-    """Refuse a file that cannot be written before anything is computed."""
-    if target.suffix.lower() != ending:
-        raise ValueError(f"{str(target)!r} should end in {ending}")
-    if target.is_dir():
-        raise IsADirectoryError(f"{str(target)!r} is a folder")
-    above = next(folder for folder in target.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise PermissionError(f"{str(target)!r} cannot be written: no permission in {str(above)!r}")
 
 
 @contextmanager

@@ -37,6 +37,10 @@ class Request:
     grid: str | None = None
     steps: int = 8
     guidance: float | None = None
+    guidance_mode: str = "cfg"
+    guidance_interval: str | None = None
+    zero_init_steps: int | None = None
+    cache: str | None = None
     negative: str | None = None
     seed: int = 0
     count: int = 1
@@ -81,6 +85,21 @@ def generate(
     guidance: Annotated[
         float | None, typer.Option(help="Guidance scale; 1 is none. [dim]default: 3, or the pipeline's own[/]")
     ] = None,
+    guidance_mode: Annotated[
+        str | None, typer.Option(help="How guidance is computed: cfg or cfg-zero. [dim]default: cfg[/]")
+    ] = None,
+    guidance_interval: Annotated[
+        str | None,
+        typer.Option(
+            help="LO,HI: noise levels with guidance, without it outside; all is every one. [dim]default: all[/]"
+        ),
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            help="Extrapolate network calls instead of making them: ab:order=2,interval=3. [dim]default: none[/]"
+        ),
+    ] = None,
     negative: Annotated[str | None, typer.Option(help="What the pictures should not show.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the first picture; the next has the next. [dim]default: 0[/]")
@@ -122,6 +141,9 @@ def generate(
         "grid": grid,
         "steps": steps,
         "guidance": guidance,
+        "guidance_mode": guidance_mode,
+        "guidance_interval": guidance_interval,
+        "cache": cache,
         "negative": negative,
         "seed": seed,
         "count": count,
@@ -142,6 +164,7 @@ def generate(
     if texts:
         given["prompt"] = " ".join(texts)
     request = _request(given, fields, before)
+    _check_extras(request)
     mark = "-compare" if request.compare else ""
     files = pictures.file_names(out, request.prompt, request.seeds[:1] if mark else request.seeds, mark)
     pictures.check_targets(files, overwrite)
@@ -150,8 +173,26 @@ def generate(
         print_json(made)
     else:
         where = made["files"][0] if len(files) == 1 else f"{len(files)} pictures in {files[0].parent}"
-        calls = f"{made['calls']} network call{'s' if made['calls'] != 1 else ''}"
-        output.print(f"{calls}, {made['seconds']:.2f} seconds, {where}", markup=False)
+        output.print(f"{_calls(made)}, {made['seconds']:.2f} seconds, {where}", markup=False)
+
+
+def _calls(made: dict[str, Any]) -> str:
+    """Network calls of a run, and those that guidance or a cache saved."""
+    calls = f"{made['calls']} network call{'s' if made['calls'] != 1 else ''}"
+    calls += f" ({made['halved']} at half the batch)" if made["halved"] else ""
+    return calls + (f", {made['skipped']} skipped" if made["skipped"] else "")
+
+
+def _check_extras(request: Request) -> None:
+    """Refuse a mode of guidance, an interval or a cache that cannot be, before seconds go into loading."""
+    from fewstep.pipelines.guidance import check_guidance
+    from fewstep.samplers import parse_cache
+
+    for name, value in (("guidance mode", request.guidance_mode), ("cache", request.cache or "none")):
+        if not isinstance(value, str):  # from the settings of a picture
+            raise ValueError(f"the settings of the picture are damaged: {name} is {value!r}")
+    check_guidance(request.guidance_mode, request.guidance_interval, request.zero_init_steps)
+    parse_cache(request.cache)
 
 
 def _samplers(given: dict[str, Any], before: dict[str, Any]) -> list[str]:
@@ -245,8 +286,13 @@ def _value_of(item: Any, text: str) -> Any:
 
 def _request(given: dict[str, Any], fields: dict[str, Any], before: dict[str, Any]) -> Request:
     """Put together what was asked: options over the settings of the picture to repeat, over the defaults."""
-    same = ("prompt", "model", "grid", "steps", "guidance", "negative", "dtype", "device", "upscale")
+    same = ["prompt", "model", "grid", "steps", "guidance", "negative", "dtype", "device", "upscale"]
+    same += ["guidance_mode", "guidance_interval", "zero_init_steps", "cache"]
     settings: dict[str, Any] = {name: before[name] for name in same if name in before}
+    if "guidance_mode" in given:
+        settings.pop("zero_init_steps", None)
+    if given.get("guidance_interval") == "all":
+        given = {**given, "guidance_interval": None}
     if before:
         settings["size"] = f"{before['width']}x{before['height']}"
         batch = before.get("batch", {"seed": before["seed"], "count": 1})
@@ -325,10 +371,12 @@ def _load(request: Request) -> Any:
     with _working(f"loading {request.model}"):
         from transformers.utils import logging
 
-        from fewstep.pipelines import load_model
+        from fewstep.pipelines import load_model, set_guidance
 
         logging.set_verbosity_error()  # of a prompt that is too long, diffusers says what it leaves out
-        return load_model(request.model, dtype=request.dtype, device=request.device)
+        pipe = load_model(request.model, dtype=request.dtype, device=request.device)
+    steps = request.zero_init_steps if request.guidance_mode == "cfg-zero" else None
+    return set_guidance(pipe, request.guidance_mode, request.guidance_interval, zero_init_steps=steps)
 
 
 def _run(pipe: Any, request: Request, what: str) -> Generation:
@@ -345,6 +393,7 @@ def _run(pipe: Any, request: Request, what: str) -> Generation:
             batch=request.batch,
             size=request.size,
             negative=request.negative,
+            cache=request.cache,
             callback=callback,
         )
 
@@ -384,13 +433,14 @@ def _pictures(request: Request, files: Sequence[Path]) -> dict[str, Any]:
 def _open_fields(sampler: str) -> list[str]:
     """Fields of a sampler that its name does not set: "ghvb auto" stays automatic beside a "ghvb" of momentum 2.5."""
     from fewstep.pipelines.loading import DIFFUSERS, options_of
+    from fewstep.pipelines.recipes import is_recipe
     from fewstep.samplers import resolve
 
     known = options_of(sampler)
-    if sampler.startswith(DIFFUSERS):
+    if sampler.startswith(DIFFUSERS) or is_recipe(sampler):
         return list(known)
     method = resolve(sampler).method
-    return [name for name, item in known.items() if getattr(method, name) == item.default]
+    return [name for name, item in known.items() if not hasattr(method, name) or getattr(method, name) == item.default]
 
 
 def _sheet(request: Request, file: Path) -> dict[str, Any]:
@@ -417,9 +467,14 @@ def _sheet(request: Request, file: Path) -> dict[str, Any]:
     for name, one in zip(names, made, strict=True):
         chosen = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in fields[name].items())
         spent = f"{one.calls // len(one.batches)} network calls"
+        spent += f", {one.skipped // len(one.batches)} skipped" if one.skipped else ""
         rows.append((name.replace(":", ": "), f"{chosen + '; ' if chosen else ''}{spent}", one.images))
     first = made[0]
     note = f"{Path(request.model).name}, {request.steps} steps, guidance {first.settings['guidance']:g}"
+    mode, interval, cache = (first.settings[name] for name in ("guidance_mode", "guidance_interval", "cache"))
+    note += f", {mode}" if mode != "cfg" else ""
+    note += f", guided at {interval}" if interval else ""
+    note += f", cache {cache}" if cache != "none" else ""
     note += f", {request.grid} grid" if request.grid else ""
     note += f", without: {request.negative}" if request.negative else ""
     sheet = pictures.contact_sheet(rows, [f"seed {seed}" for seed in first.seeds], request.prompt, note)
@@ -441,4 +496,5 @@ def _sheet(request: Request, file: Path) -> dict[str, Any]:
 
 
 def _summary(made: Sequence[Generation]) -> dict[str, Any]:
-    return {"calls": sum(one.calls for one in made), "seconds": round(sum(one.seconds for one in made), 3)}
+    counts = {name: sum(getattr(one, name) for one in made) for name in ("calls", "skipped", "halved")}
+    return {**counts, "seconds": round(sum(one.seconds for one in made), 3)}

@@ -74,6 +74,8 @@ def allowed_values(item: dataclasses.Field[Any]) -> str:
     meta = item.metadata
     if isinstance(item.default, bool):
         return "true, false"
+    if meta.get("table"):
+        return "what `fewstep tune` found"
     if meta.get("choices") is not None:
         return ", ".join(map(str, meta["choices"]))
     low, high = meta.get("low"), meta.get("high")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from .targets import check_target
 from .terminal import notes, output, print_json
 
 
@@ -45,8 +46,7 @@ def tune(
     if rounds < 0:
         raise ValueError(f"rounds must be at least 0, got {rounds}")
     target = out or Path(f"{Path(model).name}-{'-'.join(map(str, calls))}.json")
-    if target.suffix != ".json":
-        raise ValueError(f"a recipe is a .json file, got {str(target)!r}")
+    check_target(target, ".json")
     if target.exists() and not overwrite:
         raise ValueError(f"{str(target)!r} exists; --overwrite replaces it")
     texts = _lines(prompts) if prompts is not None else None
@@ -83,11 +83,13 @@ def tune(
     )
     lost = [n for n, entry in about["held_out"].items() if entry["tuned"]["rmse"] >= entry["best_named"]["rmse"]]
     if lost:
-        notes.print(f"At {', '.join(lost)} calls a named grid is as good: tune on more pictures (--count).")
+        notes.print(f"At {', '.join(lost)} calls a named grid does better: use it, or tune on more pictures.")
     output.print(f"Wrote {target}")
 
 
 def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of prompts {str(path)!r}")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     found = [line for line in lines if line]
     if len(found) < 2:

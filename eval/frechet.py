@@ -49,6 +49,8 @@ def frechet_distance(a: Statistics, b: Statistics, sqrtm: str = "eigen") -> floa
 def frechet_of_moments(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor, sqrtm: str = "eigen") -> Tensor:
     """|mean_a - mean_b|^2 + tr(cov_a) + tr(cov_b) - 2 tr((cov_a cov_b)^(1/2)), differentiable.
 
+    By ``eigen`` the gradient exists where no two eigenvalues are equal; ``pade`` and ``taylor`` need no such thing.
+
     (Dowson and Landau, 1982; Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017, arXiv 1706.08500.)
 
     Args:

@@ -1,6 +1,7 @@
-"""The tables of the README: made from the registry and from the figures in assets/results, never by hand.
+"""The tables and plots of the README: made from the registry and from the figures in assets/results, never by hand.
 
-``python -m fewstep.eval.report`` rewrites what stands between the markers in README.md; ``--check`` only compares.
+``fewstep report`` or ``python -m fewstep.eval.report`` draws the plots and rewrites what stands between the markers in
+README.md; ``--check`` only compares the text.
 """
 
 from __future__ import annotations
@@ -8,12 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fewstep.assets
 from fewstep.samplers import methods
+
+from .benchmark_cells import write_atomically
+from .cache_output import caches_table
+from .comparison import Winner, winners
 
 RESULTS = Path(fewstep.assets.__file__).parent / "results"
 
@@ -34,8 +40,8 @@ def methods_table() -> str:
     return "\n".join(lines)
 
 
-def _load(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"{name}.json"
+def _load(name: str, results: Path | None = None) -> dict[str, Any] | None:
+    path = (results or RESULTS) / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -65,8 +71,88 @@ def momentum_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-#: result file, heading, how its table is made, what it says
-SECTIONS = (
+def _side(row: Mapping[str, Any] | None, column: str) -> str:
+    return "–" if row is None else f"{row[column]:.3g}, {row['sampler'].removeprefix('diffusers ')} ({row['grid']})"
+
+
+def _where(lost: Sequence[Winner]) -> str:
+    return "; ".join(f"guidance {w.guidance:g}, {w.nfe} calls ({_name(w.column)} {w.ratio:.2f} times)" for w in lost)
+
+
+def _name(column: str) -> str:
+    return {"rmse": "error", "fid": "FID", "kid": "KID"}.get(column, column)
+
+
+def winners_table(report: dict[str, Any]) -> str:
+    """Our best sampler against the best of diffusers' at every guidance and number of calls, and where we lose."""
+    rows = report["rows"]
+    columns = [column for column in ("rmse", "fid") if any(row.get(column) is not None for row in rows)]
+    parts = []
+    for only, title in (
+        (None, "Each side's best sampler at its best grid"),
+        ("default", "The same at the default grids"),
+    ):
+        head = ["guidance", "calls"]
+        for column in columns:
+            head += [f"{_name(column)}, fewstep", f"{_name(column)}, diffusers", "ratio"]
+        lines = ["| " + " | ".join(head) + " |", "| --- |" + " --- |" * (len(head) - 1)]
+        found = {column: winners(rows, column, only) for column in columns}
+        cells: dict[tuple[float, int], list[str]] = {}
+        for column in columns:
+            for w in found[column]:
+                ratio = "–" if w.ratio != w.ratio else f"**{w.ratio:.2f}**" if w.ratio < 0.9995 else f"{w.ratio:.2f}"
+                cells.setdefault((w.guidance, w.nfe), []).extend(
+                    [_side(w.ours, column), _side(w.theirs, column), ratio]
+                )
+        lines += [f"| {g:g} | {n} | " + " | ".join(row) + " |" for (g, n), row in sorted(cells.items())]
+        lost = [w for column in columns for w in found[column] if w.lost]
+        said = f"We lose at {_where(lost)}." if lost else "At none of these does a sampler of diffusers do better."
+        parts.append(f"{title} (ratio: ours over theirs, bold where we win):\n\n" + "\n".join(lines) + f"\n\n{said}")
+    return "\n\n".join(parts)
+
+
+def guidance_table(report: dict[str, Any]) -> str:
+    """Pictures that the judge finds right, one row a way of guidance, one column a pair of scale and steps."""
+    rows = report["rows"]
+    pairs = list(dict.fromkeys((row["guidance"], row["steps"]) for row in rows))
+    steps = list(dict.fromkeys(row["steps"] for row in rows))
+    lines = [
+        f"| way | {' | '.join(f'g {g:g}, {n} steps' for g, n in pairs)} | evaluations |",
+        "| --- |" + " --- |" * (len(pairs) + 1),
+    ]
+    for way in dict.fromkeys(row["way"] for row in rows):
+        here = {(row["guidance"], row["steps"]): row for row in rows if row["way"] == way}
+        cells = [f"{100 * here[pair]['all']:.0f} %" if pair in here else "–" for pair in pairs]
+        made = [sorted({row["evaluations"] for (_, n), row in here.items() if n == wanted}) for wanted in steps]
+        cells.append(", ".join(" to ".join(f"{value:g}" for value in values) for values in made if values))
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def roots_table(report: dict[str, Any]) -> str:
+    """Seconds and error of every way to the square root, one row a variant."""
+    lines = ["| square root | sweeps | seconds | FID off by |", "| --- | --- | --- | --- |"]
+    for row in report["rows"]:
+        off = "–" if row.get("fid_error") is None else f"{row['fid_error']:.0e}"
+        name = row["variant"] if "scipy" in row["variant"] else f"`{row['variant']}`"
+        lines.append(f"| {name} | {row['sweeps'] or '–'} | {row['seconds']:.1f} | {off} |")
+    return "\n".join(lines)
+
+
+#: Result files that have plots: name -> what the README says under the picture.
+PLOTTED = {"samplers-garments": "Solver error against network calls, one line a sampler"}
+
+#: result file, what it says, how its table is made
+Section = tuple[str, str, Callable[[dict[str, Any]], str]]
+
+SECTIONS: tuple[Section, ...] = (
+    (
+        "samplers-garments",
+        "Every sampler of ours and of diffusers on `garments` at equal numbers of network calls, same noise. The error "
+        "is the root mean square distance of the final latents to the solution of the same ODE; FID is that of the "
+        "judge's features.",
+        winners_table,
+    ),
     (
         "momentum-garments",
         "Solver error on `garments`: root mean square distance of the final latents to a converged run from the same "
@@ -82,28 +168,101 @@ SECTIONS = (
     ("overhead", "Time of one `step()` beside the network, one thread, median of interleaved runs.", overhead_table),
 )
 
+#: Marked parts with a table of their own, beside what the README says about it.
+PARTS: dict[str, Section] = {
+    "guidance": (
+        "guidance-garments",
+        "Share of {samples} pictures in which the judge finds the garment, the colour and the background asked for, on "
+        "`garments`, an epsilon model; evaluations of the network for one picture at each number of steps:",
+        guidance_table,
+    ),
+    "caches": (
+        "cache-garments",
+        "PSNR to the run of 30 steps without a cache on `garments`, the median over {samples} pictures, and how many "
+        "times faster the run is:",
+        caches_table,
+    ),
+    "roots": (
+        "sqrtm",
+        "The square root in the FID at 2048 features, one thread, covariances that are nearly singular, as real ones:",
+        roots_table,
+    ),
+}
 
-def measured() -> str:
-    """The section of measured results: each table with the command that makes it."""
-    parts = []
-    for name, heading, table in SECTIONS:
-        report = _load(name)
-        if report is not None:
-            note = f"\n\n{report['note']}" if report.get("note") else ""
-            parts.append(f"{heading}\n\n{table(report)}{note}\n\n```bash\n{report['command']}\n```")
-    return "\n\n".join(parts)
+
+def _picture(name: str, images: Path) -> str:
+    path = images / f"{name}-rmse.png"
+    return f"![{PLOTTED[name]}](assets/images/{path.name})\n\n" if name in PLOTTED and path.exists() else ""
 
 
-def rewritten(readme: str) -> str:
-    """README text with every marked part made anew."""
-    for marker, make in (("methods", methods_table), ("measured", measured)):
+def measured(results: Path | None = None, images: Path | None = None) -> str:
+    """The section of measured results: each table with the command that makes it, and its plot where there is one."""
+    images = images or RESULTS.parent / "images"
+    return "\n\n".join(part for section in SECTIONS if (part := _section(section, results, images)))
+
+
+def _section(section: Section, results: Path | None = None, images: Path | None = None) -> str:
+    """Heading, plot, table and command of a result file; nothing while there is no such file."""
+    name, heading, table = section
+    report = _load(name, results)
+    if report is None:
+        return ""
+    note = f"\n\n{report['note']}" if report.get("note") else ""
+    picture = "" if images is None else _picture(name, images)
+    heading = heading.replace("{samples}", str(report.get("settings", {}).get("samples")))
+    return f"{heading}\n\n{picture}{table(report)}{note}\n\n```bash\n{report['command']}\n```"
+
+
+def rewritten(readme: str, results: Path | None = None, images: Path | None = None) -> str:
+    """README text with every marked part made anew.
+
+    Raises:
+        ValueError: a marker is missing. Those of `PARTS` may be left out together.
+    """
+    makes: dict[str, Callable[[], str]] = {"methods": methods_table, "measured": lambda: measured(results, images)}
+    makes |= {marker: partial(_section, section, results) for marker, section in PARTS.items()}
+    for marker, make in makes.items():
         begin, end = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         if not pattern.search(readme):
+            if marker in PARTS and begin not in readme and end not in readme:
+                continue
             raise ValueError(f"README.md has no part marked {begin} ... {end}")
         before, after = pattern.split(readme, maxsplit=1)
-        readme = f"{before}{begin}\n\n{make()}\n\n{end}{after}"
+        text = make()
+        readme = f"{before}{begin}\n\n{text}\n\n{end}{after}" if text else f"{before}{begin}\n{end}{after}"
     return readme
+
+
+def make_report(
+    readme: Path, results: Path | None = None, images: Path | None = None, check: bool = False
+) -> tuple[bool, list[Path]]:
+    """Draw the plots and rewrite the README, or with `check` only compare its text.
+
+    Args:
+        readme: the file.
+        results: folder of result files; by default the package's.
+        images: folder of the plots; by default assets/images beside the README.
+        check: change nothing.
+
+    Returns:
+        Whether the text was up to date, and the files that were written.
+    """
+    images = images or readme.parent / "assets" / "images"
+    files: list[Path] = []
+    if not check:
+        from .plots import quality_plots
+
+        for name in PLOTTED:
+            report = _load(name, results)
+            if report is not None:
+                files += quality_plots(report["rows"], images, name)
+    before = readme.read_text(encoding="utf-8")
+    after = rewritten(before, results, images)
+    if not check and before != after:
+        write_atomically(readme, after.encode())
+        files.append(readme)
+    return before == after, files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,12 +274,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = Path(options.readme)
     if not path.exists():
         parser.error(f"there is no {path}")
-    before = path.read_text()
-    after = rewritten(before)
-    if options.check:
-        return int(before != after)
-    path.write_text(after)
-    return 0
+    current, files = make_report(path, check=options.check)
+    for file in files:
+        print(file)
+    return int(options.check and not current)
 
 
 if __name__ == "__main__":

@@ -10,25 +10,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .generation import Generation, generate, usual_guidance
+    from .guidance import GUIDANCE_MODES, guidance_settings, set_guidance
     from .loading import DEFAULT_SAMPLER, GRIDS, load, load_model, set_sampler, shipped_models
+    from .tuning import Recipe, tune_pipeline
 
 __all__ = [
     "DEFAULT_SAMPLER",
     "GRIDS",
+    "GUIDANCE_MODES",
     "Generation",
+    "Recipe",
     "generate",
+    "guidance_settings",
     "load",
     "load_model",
+    "set_guidance",
     "set_sampler",
     "shipped_models",
+    "tune_pipeline",
     "usual_guidance",
 ]
 
-_GENERATION = ("Generation", "generate", "usual_guidance")
+_HOMES = {
+    **dict.fromkeys(("Generation", "generate", "usual_guidance"), ".generation"),
+    **dict.fromkeys(("GUIDANCE_MODES", "guidance_settings", "set_guidance"), ".guidance"),
+    **dict.fromkeys(("Recipe", "tune_pipeline"), ".tuning"),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = importlib.import_module(".generation" if name in _GENERATION else ".loading", __name__)
-    return getattr(home, name)
+    return getattr(importlib.import_module(_HOMES.get(name, ".loading"), __name__), name)

@@ -8,18 +8,22 @@ import inspect
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from .guidance import guidance_of, guidance_run, guidance_settings
 from .loading import follows_guidance, model_name, sampler_settings, shipped_models
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+    from fewstep.samplers import ABCacheConfig
 
 #: Guidance of the shipped models; other models have the default of their pipeline.
 SHIPPED_GUIDANCE = 3.0
@@ -42,9 +46,11 @@ class Generation:
         images: RGB pictures, picture i with `seeds[i]` and `prompts[i]`.
         prompts, seeds: one of each a picture.
         batches: seeds of the pictures that went through the network together, in order.
-        calls: forward passes of the denoiser; the two halves of guidance in one batch are one.
+        calls: forward passes of the denoiser that were made; the two halves of guidance in one batch are one.
         seconds: time of the run, text and decoder included.
         settings: all that is needed to repeat it, as JSON knows it.
+        skipped: calls that a cache or a guidance interval answered without the denoiser.
+        halved: of the calls that were made, those of the conditional half of the batch alone.
     """
 
     images: list[Image]
@@ -54,6 +60,8 @@ class Generation:
     calls: int
     seconds: float
     settings: dict[str, Any]
+    skipped: int = 0
+    halved: int = 0
 
 
 def _guidance_of(pipe: Any) -> tuple[str, float | None] | None:
@@ -110,7 +118,9 @@ def _whole(name: str, value: Any, low: int) -> int:
     return int(value)
 
 
-def _check(pipe: Any, steps: int, guidance: float | None, seed: int, count: int, size: tuple[int, int] | None) -> None:
+def check_request(
+    pipe: Any, steps: int, guidance: float | None, seed: int, count: int, size: tuple[int, int] | None
+) -> None:
     _whole("steps", steps, 1)
     most = pipe.scheduler.config.get("num_train_timesteps", 1000)
     if steps > most:
@@ -129,6 +139,16 @@ def _check(pipe: Any, steps: int, guidance: float | None, seed: int, count: int,
                 f"width and height must be multiples of {stride} for this model, got {size[0]}x{size[1]}; "
                 f"the nearest is {near[0]}x{near[1]}"
             )
+
+
+def _warn_of_other_guidance(pipe: Any, guidance: float | None) -> None:
+    """A sampler that was tuned for one guidance scale may be poor at another."""
+    tuned = (pipe.scheduler.config.get("_tuning") or {}).get("guidance")
+    if tuned is not None and guidance is not None and tuned != guidance:
+        warnings.warn(
+            f"this sampler was tuned for guidance {tuned:g}; at {guidance:g} it may be worse than an untuned one",
+            stacklevel=3,
+        )
 
 
 def _prompts(prompts: str | Sequence[str]) -> list[str]:
@@ -195,7 +215,7 @@ def own_run(pipe: Any, guidance: float | None = None) -> Any:
     return clone
 
 
-def _arguments(
+def pipeline_arguments(
     pipe: Any, guidance: float | None, size: tuple[int, int] | None, negative: str | None
 ) -> tuple[dict[str, Any], bool]:
     """Arguments of the pipeline's call that are the same for every batch; whether `negative` goes along."""
@@ -222,6 +242,36 @@ def _arguments(
     return arguments, negative is not None
 
 
+def _check_pairs(pipe: Any, guidance: float | None, negative: str | None) -> None:
+    """Refuse a run in which a mode of guidance would have nothing to act on."""
+    hooks = guidance_of(pipe)
+    if hooks is None or guidance is None or guidance <= 1:
+        return
+    known = inspect.signature(type(pipe).__call__).parameters
+    scale = _guidance_of(pipe)
+    if "true_cfg_scale" in known and (scale is None or scale[0] != "true_cfg_scale"):
+        raise ValueError(
+            f"{type(pipe).__name__} takes its guidance as an input of the network and makes no unconditional "
+            "prediction here, so a guidance mode has nothing to act on; call the pipeline itself with negative_prompt "
+            "and true_cfg_scale"
+        )
+    if hooks.layout.needs_negative and negative is None:
+        raise ValueError(
+            f"{type(pipe).__name__} makes an unconditional prediction only beside a negative prompt, so a guidance "
+            'mode has nothing to act on; give one, if only " "'
+        )
+
+
+def _cache_of(cache: str | ABCacheConfig | None) -> ABCacheConfig | None:
+    from fewstep.samplers import ABCacheConfig, parse_cache
+
+    if cache is None or isinstance(cache, str):
+        return parse_cache(cache)
+    if not isinstance(cache, ABCacheConfig):
+        raise ValueError(f'a cache is a text such as "ab:order=2,interval=3" or an ABCacheConfig, got {cache!r}')
+    return cache
+
+
 def generate(
     pipe: Any,
     prompts: str | Sequence[str],
@@ -233,6 +283,7 @@ def generate(
     batch: int | None = None,
     size: int | str | Sequence[int] | None = None,
     negative: str | None = None,
+    cache: str | ABCacheConfig | None = None,
     callback: Callback | None = None,
 ) -> Generation:
     """Make `count` pictures of every prompt.
@@ -251,6 +302,7 @@ def generate(
         batch: pictures that go through the network together; by default as many as make a megapixel, at most 32.
         size: N, "WxH" or (width, height) in pixels; by default the model's own.
         negative: what the pictures should not show.
+        cache: network calls that are extrapolated instead of made, as ``ab:order=2,interval=3`` or `ABCacheConfig`.
         callback: told after every step; an exception that it raises ends the run.
 
     Raises:
@@ -262,15 +314,21 @@ def generate(
     texts = _prompts(prompts)
     shape = parse_size(size)
     guidance = usual_guidance(pipe) if guidance is None else guidance
-    _check(pipe, steps, guidance, seed, count * len(texts) if isinstance(count, int) else count, shape)
+    check_request(pipe, steps, guidance, seed, count * len(texts) if isinstance(count, int) else count, shape)
     steps, seed, count = int(steps), int(seed), int(count)
-    common, with_negative = _arguments(pipe, guidance, shape, negative)
+    common, with_negative = pipeline_arguments(pipe, guidance, shape, negative)
+    _warn_of_other_guidance(pipe, guidance)
     if batch is None:
         pixels = shape[0] * shape[1] if shape is not None else _usual_pixels(pipe)
         batch = max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // pixels))
     batch = _whole("batch", batch, 1)
+    _check_pairs(pipe, guidance, negative)
 
-    from fewstep.samplers import generators
+    from fewstep.samplers import ab_cache, generators
+    from fewstep.samplers.cache import cache_text
+
+    plan = _cache_of(cache)
+    written = cache_text(plan)
 
     pictures = texts * count
     seeds = [seed + i for i in range(len(pictures))]
@@ -278,7 +336,8 @@ def generate(
     run = own_run(pipe, guidance)
     images: list[Image] = []
     begin = time.perf_counter()
-    with _watched(run) as watch:
+    guided = guidance_run(run, guidance is None or guidance > 1)
+    with _watched(run) as watch, guided as counts, ab_cache(run, plan) if plan else nullcontext() as session:
         for number, part in enumerate(parts):
             last = _Last(callback, number, len(parts))
             arguments = {**common, **last.arguments(run)}
@@ -294,12 +353,15 @@ def generate(
             ).images
             images += _checked(run, result, last.latents, watch.finite, [seeds[i] for i in part])
     seconds = time.perf_counter() - begin
+    skipped = (counts.skipped if counts else 0) + (session.stats()["skipped"] if session else 0)
     settings = {
         "model": model_name(pipe),
         "pipeline": type(pipe).__name__,
         **sampler_settings(pipe.scheduler),
         "steps": steps,
         "guidance": guidance,
+        **guidance_settings(pipe).record(),
+        "cache": written,
         "negative": negative,
         "width": images[0].width,
         "height": images[0].height,
@@ -307,9 +369,9 @@ def generate(
         "device": str(pipe.device),
         "versions": {name: version(name) for name in ("fewstep", "diffusers", "transformers", "torch")},
     }
-    return Generation(
-        images, pictures, seeds, [[seeds[i] for i in part] for part in parts], watch.calls, seconds, settings
-    )
+    batches = [[seeds[i] for i in part] for part in parts]
+    halved = counts.halved if counts else 0
+    return Generation(images, pictures, seeds, batches, watch.calls - skipped, seconds, settings, skipped, halved)
 
 
 def _usual_pixels(pipe: Any) -> int:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .recipes import is_recipe, read_recipe
+
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
@@ -185,6 +187,8 @@ def load(
     sampler: str | Method | None = None,
     *,
     grid: str | None = None,
+    guidance: str | None = None,
+    interval: Any = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     **fields: Any,
@@ -197,6 +201,8 @@ def load(
         sampler: see `set_sampler`; None is `DEFAULT_SAMPLER`, but for models distilled for a scheduler of their own
             (LCM, TCD, ...), which keep it unless `grid` or fields are given.
         grid: see `set_sampler`.
+        guidance: ``cfg`` or ``cfg-zero``, see `set_guidance`; the scale is an argument of each run.
+        interval: noise levels with guidance, see `set_guidance`; None is all.
         dtype: ``float32``, ``float16`` or ``bfloat16``; by default float32 on the processor and for shipped models,
             else bfloat16 where the accelerator has it, or float16.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; by default the accelerator if there is one.
@@ -204,11 +210,16 @@ def load(
 
     Raises:
         FileNotFoundError: no such model; the nearest shipped name is given.
-        ValueError: a folder without a (readable) pipeline; an unknown sampler, field, grid, dtype or device.
+        ValueError: a folder without a (readable) pipeline; an unknown sampler, field, grid, guidance, dtype or device.
     """
+    from .guidance import check_guidance, set_guidance
+
     find_model(model)
+    check_guidance("cfg" if guidance is None else guidance, interval)
     check_sampler(sampler or DEFAULT_SAMPLER, grid, **fields)  # a typing error should not cost a large model's loading
     pipe = load_model(model, dtype=dtype, device=device)
+    if guidance is not None or interval is not None:
+        set_guidance(pipe, guidance or "cfg", interval)
     if sampler is None and grid is None and not fields and keeps_scheduler(pipe):
         return pipe
     return set_sampler(pipe, sampler or DEFAULT_SAMPLER, grid, **fields)
@@ -227,6 +238,9 @@ def _method_and_grid(sampler: str | Method, fields: Mapping[str, Any]) -> tuple[
     """The method, the grid that its name asks for, and the names of the fields that differ from the defaults."""
     from fewstep.samplers import Method, resolve
 
+    if is_recipe(sampler):
+        sampler = read_recipe(sampler).method  # type: ignore[arg-type]
+    fields = {name: value for name, value in fields.items() if name != "noise_levels"}
     try:
         if isinstance(sampler, Method):
             # through `resolve` for its sentence about an unknown field
@@ -300,10 +314,13 @@ def options_of(sampler: str) -> dict[str, dataclasses.Field[Any] | inspect.Param
     """
     from fewstep.samplers import resolve
 
+    if is_recipe(sampler):
+        sampler = read_recipe(sampler).method.name
     if sampler.startswith(DIFFUSERS):
         parameters = inspect.signature(_diffusers_class(sampler.removeprefix(DIFFUSERS)).__init__).parameters
         return {name: parameter for name, parameter in parameters.items() if name not in ("self", "args", "kwargs")}
-    return {item.name: item for item in dataclasses.fields(resolve(sampler).method)}
+    levels = inspect.Parameter("noise_levels", inspect.Parameter.KEYWORD_ONLY, default=None)
+    return {**{item.name: item for item in dataclasses.fields(resolve(sampler).method)}, "noise_levels": levels}
 
 
 def check_sampler(sampler: str | Method, grid: str | None = None, **fields: Any) -> None:
@@ -317,7 +334,16 @@ def check_sampler(sampler: str | Method, grid: str | None = None, **fields: Any)
     if isinstance(sampler, str) and sampler.startswith(DIFFUSERS):
         _check_options(_diffusers_class(sampler.removeprefix(DIFFUSERS)), fields)
     else:
-        _method_and_grid(sampler, fields)
+        _, spacing, _ = _method_and_grid(sampler, fields)
+        _own_levels(sampler, grid or spacing, fields)
+
+
+def _own_levels(sampler: Any, grid: str | None, fields: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Noise levels that come with a sampler: those of a recipe, or the field of that name."""
+    levels = fields.get("noise_levels", read_recipe(sampler).noise_levels if is_recipe(sampler) else None)
+    if levels and grid is not None:
+        raise ValueError(f"the sampler has noise levels of its own, so it takes no grid; leave {grid!r} away")
+    return levels
 
 
 def set_sampler(pipe: Any, sampler: str | Method, grid: str | None = None, **fields: Any) -> Any:
@@ -326,7 +352,8 @@ def set_sampler(pipe: Any, sampler: str | Method, grid: str | None = None, **fie
     Args:
         pipe: a diffusers pipeline with a scheduler.
         sampler: a name that `fewstep.samplers.resolve` knows (``ghvb``, ``dpm++ 2m karras``, ``ddim``, ...), a `Method`
-            object, or ``diffusers:`` and the name of a scheduler class of diffusers.
+            object, ``diffusers:`` and the name of a scheduler class of diffusers, or the path of a recipe
+            (``.json``, see `tune_pipeline`), which brings noise levels of its own.
         grid: ``linspace``, ``leading``, ``trailing``, ``karras``, ``exponential``, ``beta`` or ``logsnr``; by
             default the one that the sampler's name asks for, else the one that the pipeline has.
         **fields: fields of the method, or options of the scheduler of diffusers. A field ``guidance_scale`` that is not
@@ -336,6 +363,7 @@ def set_sampler(pipe: Any, sampler: str | Method, grid: str | None = None, **fie
         ValueError: an unknown sampler, field or grid, a field out of range, or a model that the sampler is not for.
     """
     from fewstep.samplers import methods, scheduler_class
+    from fewstep.samplers.schedulers import process_of_config
 
     current = getattr(pipe, "scheduler", None)
     if current is None:
@@ -355,14 +383,39 @@ def set_sampler(pipe: Any, sampler: str | Method, grid: str | None = None, **fie
         grid = grid if grid is not None else spacing
         options = {name: getattr(method, name) for name in moved}
         options |= grid_options(grid) if grid is not None else {}
+        options["noise_levels"] = _own_levels(sampler, grid, fields)
+        if is_recipe(sampler):
+            made, found = read_recipe(str(sampler)).process, process_of_config(config)
+            if made != found:
+                raise ValueError(
+                    f"the recipe {str(sampler)!r} was made for a {made} model, and this one is a {found} model"
+                )
     if "_use_default_values" in config:
         config["_use_default_values"] = [key for key in config["_use_default_values"] if key in config]
     with quiet():
         try:
-            pipe.scheduler = cls.from_config(config, **options)
+            scheduler = cls.from_config(config, **options)
         except (AssertionError, NotImplementedError, TypeError) as error:
             raise ValueError(f"{cls.__name__} does not fit this model: {error or type(error).__name__}") from error
+    if is_recipe(sampler):
+        _fit(scheduler, str(sampler))
+    pipe.scheduler = scheduler
     return pipe
+
+
+def _fit(scheduler: Any, path: str) -> None:
+    """Refuse a recipe whose first noise level is not the model's, and keep what it says of how it was tuned."""
+    recipe = read_recipe(path)
+    steps = len(scheduler.sigmas) or int(scheduler.config.num_train_timesteps)
+    if recipe.process == "vp" and recipe.noise_levels:
+        most = scheduler.process.at(steps - 1).ratio
+        first = max(pairs[0][0] for pairs in recipe.noise_levels.values())
+        if first > most * 1.01 or first < most / 2:
+            raise ValueError(
+                f"the recipe {path!r} begins at noise level {first:.3g} and this model at {most:.3g}: "
+                "it was made for another noise schedule"
+            )
+    scheduler.register_to_config(_tuning=dict(recipe.tuning))
 
 
 def sampler_settings(scheduler: Any) -> dict[str, Any]:
@@ -378,6 +431,8 @@ def sampler_settings(scheduler: Any) -> dict[str, Any]:
         names = [item.name for item in dataclasses.fields(method)]
         fields = {n: config[n] for n in names if not (n == "guidance_scale" and n in implied)}
         sampler = method.name
+        if config.get("noise_levels"):
+            fields["noise_levels"] = config["noise_levels"]
     else:
         from fewstep.samplers.schedulers import COMMON_OPTIONS
 
@@ -390,7 +445,7 @@ def sampler_settings(scheduler: Any) -> dict[str, Any]:
         if "timestep_spacing" not in inspect.signature(type(scheduler).__init__).parameters:
             config = {}
     on = [name for name, options in GRIDS.items() if any(v is True and config.get(k) for k, v in options.items())]
-    grid = on[0] if on else config.get("timestep_spacing")
+    grid = None if fields.get("noise_levels") else on[0] if on else config.get("timestep_spacing")
     return {"sampler": sampler, "fields": fields, "grid": grid}
 
 

@@ -21,11 +21,13 @@ class SamplerFile:
         method: with its fields.
         noise_levels: where it calls the network, by number of calls (the option of our schedulers); None if anywhere.
         process: ``vp``, ``flow`` or ``edm``, what it was made for.
+        tuning: how it was tuned, as far as the file says it.
     """
 
     method: Method
     noise_levels: Mapping[str, Any] | None
     process: str
+    tuning: Mapping[str, Any]
 
 
 def is_recipe(sampler: Any) -> bool:
@@ -60,4 +62,4 @@ def read_recipe(path: str | Path) -> SamplerFile:
         cls.from_config(config)  # its noise levels too
     except (TypeError, ValueError) as error:
         raise ValueError(f"the recipe {str(path)!r} is damaged: {error}") from error
-    return SamplerFile(method, config.get("noise_levels"), process_of_config(config))
+    return SamplerFile(method, config.get("noise_levels"), process_of_config(config), config.get("_tuning") or {})

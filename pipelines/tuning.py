@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-import os
-import tempfile
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .generation import own_run, pipeline_arguments, usual_guidance
+from .files import write_atomically
+from .generation import check_request, own_run, pipeline_arguments, usual_guidance
 from .loading import GRIDS, grid_options, model_name, shipped_models
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Noise levels of the converged runs.
 TRAJECTORY = 121
-#: Methods whose results on the named grids a tuned sampler is compared with.
+#: Methods, at order 2, whose results on the named grids a fitted sampler is compared with.
 RIVALS = ("exponential-adams", "adams-bashforth")
 
 
@@ -40,7 +41,6 @@ class PipelineRunner:
         self.config = pipe.scheduler.config
         self.prompts, self.seeds, self.guidance = list(prompts), list(seeds), guidance
         self.arguments = pipeline_arguments(pipe, guidance, None, None)[0]
-        self.calls = 0
 
     def scheduler(self, method: Method, **options: Any) -> Any:
         """A scheduler for this pipeline, the method's own."""
@@ -66,7 +66,6 @@ class PipelineRunner:
         from fewstep.samplers import generators
 
         self.pipe.scheduler = scheduler
-        self.calls += steps
         with torch.no_grad():
             result = self.pipe(
                 self.prompts,
@@ -79,22 +78,25 @@ class PipelineRunner:
 
 
 def usual_prompts(pipe: Any, count: int) -> list[str]:
-    """Prompts to tune a shipped model with, `count` of them, spread over all that it was taught.
+    """Prompts to tune a shipped model with: captions that it was taught, in random order, none of them twice.
+
+    At most `count`; there are 500.
 
     Raises:
         ValueError: a model that is not shipped; its prompts are for its user to choose.
     """
     if model_name(pipe) not in shipped_models():
         raise ValueError("tuning needs prompts of the kind that the model will be used with: give some, one a line")
-    import random
-
     from fewstep.assets.recipes.garments_data import BACKGROUNDS, COLOURS, GARMENTS, caption
 
-    draw = random.Random(0)
-    return [
-        caption(draw.randrange(len(GARMENTS)), draw.randrange(len(COLOURS)), draw.randrange(len(BACKGROUNDS)))
-        for _ in range(count)
+    captions = [
+        caption(garment, colour, background)
+        for garment, colour, background in itertools.product(
+            range(len(GARMENTS)), range(len(COLOURS)), range(len(BACKGROUNDS))
+        )
     ]
+    random.Random(0).shuffle(captions)
+    return captions[:count]
 
 
 def _rmse(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -115,18 +117,7 @@ class Recipe:
 
     def save(self, path: str | Path) -> None:
         """Write the configuration as JSON, whole or not at all; `load` and ``from_pretrained`` read it."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(self.config, file, indent=1)
-                file.write("\n")
-            os.chmod(draft, 0o644)
-            os.replace(draft, path)
-        except BaseException:
-            os.unlink(draft)
-            raise
+        write_atomically(path, (json.dumps(self.config, indent=1) + "\n").encode())
 
 
 def tune_pipeline(
@@ -168,6 +159,7 @@ def tune_pipeline(
     guidance = usual_guidance(pipe) if guidance is None else guidance
     if count < 2:
         raise ValueError(f"tuning needs at least 2 pictures, got {count}")
+    check_request(pipe, 1, guidance, seed, 2 * count, None)
     wanted = sorted({int(n) for n in calls})
     if not wanted or wanted[0] < 1 or wanted[-1] > trajectory // 2:
         raise ValueError(f"the numbers of calls must lie between 1 and {trajectory // 2}, got {list(calls)}")
@@ -196,7 +188,7 @@ def tune_pipeline(
         spent[str(n)] = found.calls
         error = _rmse(prove(chosen, found.levels, found.timesteps), truth)
         rows.append({"sampler": chosen.name, "grid": "tuned", "guidance": guidance, "nfe": n, "rmse": error})
-        rows += _rivals(prove, truth, n, guidance)
+        rows += _rivals(prove, truth, n, guidance, [method] if method is not None else list(map(_rival, RIVALS)))
     scheduler = learn.scheduler(method or Tuned(tuple(tables)), noise_levels=levels)
     config = {**json.loads(scheduler.to_json_string()), "_tuning": _tuning(pipe, guidance, count, path, spent, rows)}
     return Recipe(config, rows)
@@ -215,20 +207,25 @@ def _range(runner: PipelineRunner) -> tuple[float, float, Any]:
     return process.at(steps - 1).ratio, process.at(0).ratio, process
 
 
-def _rivals(runner: PipelineRunner, truth: torch.Tensor, n: int, guidance: float | None) -> list[dict[str, Any]]:
-    """What known methods reach on every named grid."""
+def _rival(name: str) -> Method:
     from fewstep.samplers import resolve
 
+    return resolve(name, order=2).method
+
+
+def _rivals(
+    runner: PipelineRunner, truth: torch.Tensor, n: int, guidance: float | None, methods: Sequence[Method]
+) -> list[dict[str, Any]]:
+    """What untuned methods reach on every named grid."""
     rows = []
-    for name in RIVALS:
-        method = resolve(name, **({"order": 2} if name == "adams-bashforth" else {})).method
+    for method in methods:
         for grid in GRIDS:
             try:
                 end = runner.latents(runner.scheduler(method, **grid_options(grid)), n)
             except ValueError:  # a grid that this process does not have at so many calls
                 continue
             error = _rmse(end, truth)
-            rows.append({"sampler": name, "grid": grid, "guidance": guidance, "nfe": n, "rmse": error})
+            rows.append({"sampler": method.name, "grid": grid, "guidance": guidance, "nfe": n, "rmse": error})
     return rows
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .continuous import GHVB, LML, AdamsBashforth, ExponentialAdams, HeavyBall, Nesterov
+from .cache import ABCacheConfig, parse_cache
+from .continuous import GHVB, LML, AdamsBashforth, ExponentialAdams, HeavyBall, Nesterov, Tuned
 from .core import oracle
 from .core.grid import Grid, GridOptions, make_grid
 from .core.method import Method, Plan, Reference, Spec, State
@@ -17,11 +18,32 @@ from .core.noise import generators, noise
 from .core.process import EDM, Flow, Node, Process, VPContinuous, VPDiscrete, betas_of_schedule
 from .core.registry import Resolved, aliases, methods, resolve
 from .core.run import Result, run
+from .discrete import (
+    TOKEN_METHODS,
+    MaskedProcess,
+    Reading,
+    Shaping,
+    TokenGrid,
+    TokenMethod,
+    UniformProcess,
+    run_tokens,
+    token_method,
+)
+from .guidance import GuidanceInterval, cfg, cfg_zero
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+    from .cache import ab_cache, ab_cache_stats, apply_ab_cache, remove_ab_cache, reset_ab_cache
     from .schedulers import FewstepScheduler, FewstepSchedulerOutput
+    from .token_schedulers import (
+        DiscreteAdamsBashforthScheduler,
+        DiscreteTauLeapingScheduler,
+        DiscreteThetaScheduler,
+        FirstHittingScheduler,
+        TokenScheduler,
+        TokenSchedulerOutput,
+    )
 
     # made from the registry: their constructors take the common options and the method's fields
     AdamsBashforthScheduler: Any
@@ -30,50 +52,89 @@ if TYPE_CHECKING:
     HeavyBallScheduler: Any
     LMLScheduler: Any
     NesterovScheduler: Any
+    TunedScheduler: Any
 
 _SCHEDULERS = [f"{method.__name__}Scheduler" for method in methods().values()]
+
+_TOKEN_SCHEDULERS = (
+    "DiscreteAdamsBashforthScheduler",
+    "DiscreteTauLeapingScheduler",
+    "DiscreteThetaScheduler",
+    "FirstHittingScheduler",
+    "TokenScheduler",
+    "TokenSchedulerOutput",
+)
+
+_CACHE = ("ab_cache", "ab_cache_stats", "apply_ab_cache", "remove_ab_cache", "reset_ab_cache")
 
 __all__ = [
     "EDM",
     "GHVB",
     "LML",
+    "TOKEN_METHODS",
+    "ABCacheConfig",
     "AdamsBashforth",
     "AdamsBashforthScheduler",
+    "DiscreteAdamsBashforthScheduler",
+    "DiscreteTauLeapingScheduler",
+    "DiscreteThetaScheduler",
     "ExponentialAdams",
     "ExponentialAdamsScheduler",
     "FewstepScheduler",
     "FewstepSchedulerOutput",
+    "FirstHittingScheduler",
     "Flow",
     "GHVBScheduler",
     "Grid",
     "GridOptions",
+    "GuidanceInterval",
     "HeavyBall",
     "HeavyBallScheduler",
     "LMLScheduler",
+    "MaskedProcess",
     "Method",
     "Nesterov",
     "NesterovScheduler",
     "Node",
     "Plan",
     "Process",
+    "Reading",
     "Reference",
     "Resolved",
     "Result",
     "SchedulerMixin",
+    "Shaping",
     "Spec",
     "State",
+    "TokenGrid",
+    "TokenMethod",
+    "TokenScheduler",
+    "TokenSchedulerOutput",
+    "Tuned",
+    "TunedScheduler",
+    "UniformProcess",
     "VPContinuous",
     "VPDiscrete",
+    "ab_cache",
+    "ab_cache_stats",
     "aliases",
+    "apply_ab_cache",
     "betas_of_schedule",
+    "cfg",
+    "cfg_zero",
     "generators",
     "make_grid",
     "methods",
     "noise",
     "oracle",
+    "parse_cache",
+    "remove_ab_cache",
+    "reset_ab_cache",
     "resolve",
     "run",
+    "run_tokens",
     "scheduler_class",
+    "token_method",
 ]
 
 
@@ -84,6 +145,14 @@ def scheduler_class(method: str | Method) -> Any:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _CACHE:
+        from . import cache
+
+        return getattr(cache, name)
+    if name in _TOKEN_SCHEDULERS:
+        from . import token_schedulers
+
+        return getattr(token_schedulers, name)
     if name in _SCHEDULERS or name in ("SchedulerMixin", "FewstepScheduler", "FewstepSchedulerOutput"):
         from diffusers.schedulers.scheduling_utils import SchedulerMixin
 

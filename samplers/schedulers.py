@@ -14,6 +14,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import diffusers
@@ -171,8 +172,8 @@ def _thresholded(x0: torch.Tensor, ratio: float, most: float) -> torch.Tensor:
     return (torch.maximum(torch.minimum(flat, s), -s) / s).to(x0.dtype).reshape(x0.shape)
 
 
-def _noise_levels(option: Mapping[str, Any] | None) -> dict[int, list[tuple[float, float]]]:
-    """Pairs of noise level and timestep, by number of calls, from the option `noise_levels`."""
+def _noise_levels(option: Mapping[str, Any] | None, most: float | None) -> dict[int, list[tuple[float, float]]]:
+    """Pairs of noise level and timestep (0 to `most`, if any), by number of calls, from the option `noise_levels`."""
     try:
         made = {int(n): [(float(s), float(t)) for s, t in pairs] for n, pairs in (option or {}).items()}
     except (AttributeError, TypeError, ValueError):
@@ -182,6 +183,12 @@ def _noise_levels(option: Mapping[str, Any] | None) -> dict[int, list[tuple[floa
     for n, pairs in made.items():
         if n != len(pairs) or n < 1:
             raise ValueError(f"noise_levels has {len(pairs)} pairs of a noise level and a timestep for {n} calls")
+        levels = [level for level, _ in pairs]
+        falling = all(a > b for a, b in pairwise(levels)) and levels[-1] > 0 and math.isfinite(levels[0])
+        if not falling:
+            raise ValueError(f"noise_levels for {n} calls must fall and stay above 0")
+        if not all(math.isfinite(t) and (most is None or 0 <= t <= most) for _, t in pairs):
+            raise ValueError(f"noise_levels for {n} calls must come with timesteps that the model was trained with")
     return made
 
 
@@ -241,7 +248,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         )
         self.process: Process = self._process(kind)
         self._options = self._grid_options(kind)
-        self._levels = _noise_levels(config.noise_levels)
+        self._levels = _noise_levels(config.noise_levels, None if kind == "edm" else config.num_train_timesteps)
         for name in ("alphas_cumprod", "alphas", "betas"):
             self.__dict__.pop(name, None)  # of an earlier build; only a variance-preserving process has them
         if isinstance(self.process, VPDiscrete):
@@ -356,6 +363,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         source = methods().get(config.pop("_method", ""))
         if source is not None and source is not cls.method_class:
             config.pop("noise_levels", None)  # placed for the other method
+            config.pop("_tuning", None)
             for item in dataclasses.fields(source):
                 config.pop(item.name, None)
         if config.get("_class_name") != cls.__name__:  # UniPC's solver_type is another than ours

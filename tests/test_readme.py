@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from fewstep.eval.report import main, rewritten
+from fewstep.eval.report import PARTS, main, rewritten
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 COMMANDS = [line for line in SHELL if line.startswith("fewstep ")]
+#: Options that make a command of hours one of seconds; the last of two counts.
+QUICKER = {
+    "tune": "--count 2 --rounds 0",
+    "benchmark": "--samplers ddim,*DEIS --nfe 5 --grids default --count 4 --rmse-count 4 --reference-steps 20 "
+    "--references references",
+    "caches": "--steps 9 --count 2 --samplers ddim --guidance 1",
+}
+#: What a command says on standard output.
+SAID = {
+    "generate": r"network calls",
+    "methods": "ghvb",
+    "tune": r"Wrote garments\.json",
+    "benchmark": r"against diffusers DEIS|fewer-steps",
+    "evaluate": r"FID +[\d.]+|PSNR +[\d.]+",
+}
 INSTALLS = [line for line in SHELL if line.startswith("python3 -m venv")]
 
 
@@ -40,17 +60,44 @@ def test_python_examples_run(code, tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("commands")
+    made = tmp_path_factory.mktemp("commands")
+    draw = np.random.default_rng(0)
+    for name in ("pictures", "restored", "originals"):  # what the reader brings
+        (made / name).mkdir()
+        for i in range(4):
+            Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(made / name / f"{i}.png")
+    return made
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_run_one_after_the_other(command, folder):
-    done = _run(command.replace("fewstep", f"{sys.executable} -m fewstep.apps.cli", 1), folder)
+    kind = "caches" if " --cache none" in command else command.split()[1]
+    words = f"{command} {QUICKER.get(kind, '')}"
+    done = _run(words.replace("fewstep", f"{sys.executable} -m fewstep.apps.cli", 1), folder)
     out = re.search(r"--out (\S+)", command)
     if out:
-        assert (folder / out.group(1)).stat().st_size > 100
-    else:
-        assert "ghvb" in done.stdout
+        path = folder / out.group(1)
+        assert any(path.iterdir()) if path.is_dir() else path.stat().st_size > 100
+    assert re.search(SAID[command.split()[1]], done.stdout), done.stdout
+
+
+def test_modules_that_made_the_figures_have_the_options_that_stand_there():
+    lines = [line for line in SHELL if line.startswith("python -m fewstep.")]
+    assert len(lines) >= 6
+    for line in lines:
+        words = shlex.split(line)
+        source = inspect.getsource(importlib.import_module(words[2]))
+        if words[2] == "fewstep.eval.benchmark":
+            source = inspect.getsource(importlib.import_module("fewstep.eval.benchmark_options"))
+        for word in words[3:]:
+            if word.startswith("--"):
+                assert f'"{word}"' in source, f"{words[2]} has no {word}"
+
+
+def test_every_generated_part_stands_in_the_readme():
+    for marker in ("methods", "measured", *PARTS):
+        assert README.count(f"<!-- {marker}:begin -->") == README.count(f"<!-- {marker}:end -->") == 1
+    assert {"generate", "methods", "tune", "benchmark", "evaluate"} <= {command.split()[1] for command in COMMANDS}
 
 
 def test_the_first_command_draws_with_the_options_it_names(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +33,7 @@ class Tuning:
         timesteps: what the network is told at each.
         table: rows of `Tuned` for them; empty if a method was given.
         error: root mean square distance to the converged run on the tuning samples.
-        power: exponent of `best_levels` that won.
+        start: where the levels came from before they were refined, in words.
         calls: network calls of a whole batch that finding it cost, the trajectory's not counted.
     """
 
@@ -42,7 +41,7 @@ class Tuning:
     timesteps: tuple[float, ...]
     table: tuple[tuple[float, ...], ...]
     error: float
-    power: float
+    start: str
     calls: int
 
 
@@ -70,7 +69,8 @@ def tune(
 ) -> Tuning:
     """Noise levels and weights for `calls` network calls.
 
-    1. For each exponent of `POWERS`, `best_levels` places the levels; `FittedRun` finds the weights in one run.
+    1. For each exponent of `POWERS`, `best_levels` places the levels; equal timesteps are tried too. `FittedRun` finds
+       the weights in one run.
     2. The best of them is refined end to end (`refine`).
 
     Args:
@@ -93,17 +93,18 @@ def tune(
     first = process.at_sigma(trajectory.levels[0]).timestep
     even = tuple(process.sigma_of(process.at(first * (1 - k / calls))) for k in range(calls))
     starts = [
-        (tuple(trajectory.levels[k] for k in best_levels(trajectory, costs, calls, power)), power) for power in POWERS
+        (tuple(trajectory.levels[k] for k in best_levels(trajectory, costs, calls, power)), f"contraction {power:g}")
+        for power in POWERS
     ]
-    starts.append(((trajectory.levels[0], *even[1:]), math.nan))  # equal timesteps
-    found: list[tuple[Candidate, float]] = []
-    for levels, power in dict((levels, power) for levels, power in starts).items():
+    starts.append(((trajectory.levels[0], *even[1:]), "equal timesteps"))
+    found: list[tuple[Candidate, str]] = []
+    for levels, name in dict(starts).items():
         fitted = FittedRun(trajectory, history)
         error = float(distance(counted(method or fitted, levels), trajectory).norm())
-        found.append((Candidate(levels, (0.0,) * calls, tuple(fitted.table), error), power))
+        found.append((Candidate(levels, (0.0,) * calls, tuple(fitted.table), error), name))
         if report is not None:
-            report(f"{calls} calls, contraction {power:g}: error {error:.4g}")
-    start, power = min(found, key=lambda item: item[0].error)
+            report(f"{calls} calls, {name}: error {error:.4g}")
+    start, name = min(found, key=lambda item: item[0].error)
     best = start
     if rounds and calls > 1:
         free = calls <= FREE_WEIGHTS_UP_TO
@@ -111,4 +112,4 @@ def tune(
             counted, trajectory, process, start, rounds=rounds, free_weights=free, method=method, report=report
         )
     told = timesteps_of(process, best.levels, best.offsets)
-    return Tuning(best.levels, tuple(told), best.table, best.error, power, counted.calls)
+    return Tuning(best.levels, tuple(told), best.table, best.error, name, counted.calls)

@@ -366,3 +366,73 @@ def test_the_first_command_of_the_readme(fewstep: Fewstep) -> None:
     assert settings(file)["model"] == "garments"
     assert fewstep("generate", "--like", file, "-o", "again.png").code == 0
     assert Path("again.png").read_bytes() == Path(file).read_bytes()
+
+
+EXTRAS = ["--guidance", "4", "--guidance-mode", "cfg-zero", "--guidance-interval", "0.5,2"]
+
+
+def test_guidance_and_cache_reach_the_picture_and_its_settings(make: Fewstep, tiny_folder: Path) -> None:
+    cache = "ab:order=1,interval=2,warmup_steps=1,tail_steps=0"
+    said = make("a boot", *EXTRAS, "--cache", "ab:1,2,warmup=1,tail=0", "--steps", "4", "-o", "one.png")
+    assert said.code == 0
+    assert said.out.startswith("2 network calls, 2 skipped, ")
+    pipe = load(tiny_folder, guidance="cfg-zero", interval=(0.5, 2), device="cpu")
+    expected = generate(pipe, "a boot", steps=4, guidance=4.0, cache=cache).images[0]
+    assert (pixels("one.png") == np.asarray(expected)).all()
+    found = settings("one.png")
+    assert (found["guidance_mode"], found["guidance_interval"], found["cache"]) == ("cfg-zero", "0.5,2.0", cache)
+
+
+def test_calls_at_half_the_batch_are_said(make: Fewstep) -> None:
+    assert "4 network calls (2 at half the batch), " in make("a boot", *EXTRAS, "--steps", "4").out
+    made = json.loads(make("a boot", *EXTRAS, "--seed", "1", "--json").out)
+    assert {"calls", "skipped", "halved", "seconds"} <= made.keys()
+
+
+def test_like_repeats_guidance_and_cache(make: Fewstep, fewstep: Fewstep) -> None:
+    assert make("a boot", *EXTRAS, "--cache", "ab:1,2,warmup=1", "-o", "one.png").code == 0
+    assert fewstep("generate", "--like", "one.png", "-o", "two.png").code == 0
+    assert Path("one.png").read_bytes() == Path("two.png").read_bytes()
+    without = ["--guidance-interval", "all", "--cache", "none"]
+    assert fewstep("generate", "--like", "one.png", *without, "-o", "3.png").code == 0
+    found = settings("3.png")
+    assert (found["guidance_mode"], found["guidance_interval"], found["cache"]) == ("cfg-zero", None, "none")
+    assert make("a boot", "--guidance", "4", "--guidance-mode", "cfg-zero", "-o", "4.png").code == 0
+    assert (pixels("3.png") == pixels("4.png")).all()
+
+
+def test_a_sheet_has_them_too(make: Fewstep, fewstep: Fewstep) -> None:
+    words = ["--cache", "ab:1,2,warmup=1,tail=0", "--compare", "ghvb,ddim", "--count", "2", "--steps", "4"]
+    assert make("a boot", *EXTRAS, *words, "-o", "s.png").out.startswith("4 network calls, 4 skipped, ")
+    assert fewstep("generate", "--like", "s.png", "-o", "again.png").code == 0
+    assert (pixels("s.png") == pixels("again.png")).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--guidance-mode", "cfg-zer"], "did you mean 'cfg-zero'"),
+        (["--guidance-interval", "1"], "two noise levels"),
+        (["--guidance-interval", "5,1"], "0 <= low <= high"),
+        (["--cache", "abc:2"], "unknown cache 'abc'"),
+        (["--cache", "ab:order=9"], "order must be"),
+        (["--cache", "ab:2,2", "--sampler", "diffusers:EulerAncestralDiscreteScheduler"], "draws noise in every step"),
+    ],
+)
+def test_guidance_and_cache_mistakes_are_sentences(make: Fewstep, words: list[str], sentence: str) -> None:
+    said = make("a boot", *words)
+    assert said.code == 2
+    assert sentence in said.err
+    assert "Traceback" not in said.err
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("name", ["guidance_mode", "guidance_interval", "cache"])
+def test_damaged_guidance_in_a_picture_is_refused(make: Fewstep, fewstep: Fewstep, name: str) -> None:
+    assert make("a boot", "-o", "one.png").code == 0
+    info = PngImagePlugin.PngInfo()
+    info.add_text("fewstep", json.dumps({**settings("one.png"), name: 7}))
+    Image.new("RGB", (8, 8)).save("bad.png", pnginfo=info)
+    said = fewstep("generate", "--like", "bad.png", "-o", "two.png")
+    assert said.code == 2
+    assert "Traceback" not in said.err

@@ -37,10 +37,11 @@ def test_mistakes_are_sentences_and_leave_no_file(fewstep, tiny_folder, tmp_path
         (("--nfe", "500"), "between 1 and 60"),
         (("--sampler", "nonsense"), "unknown sampler"),
         (("--prompts", one), "at least two"),
-        (("--prompts", "missing.txt"), "No such file"),
+        (("--prompts", "missing.txt"), "there is no file of prompts"),
         (("--rounds", "-1"), "rounds must be at least 0"),
-        (("--out", "recipe.txt"), "a recipe is a .json file"),
+        (("--out", "recipe.txt"), "should end in .json"),
         (("--out", "there.json"), "--overwrite replaces it"),
+        (("--guidance", "nan"), "guidance must be a finite number"),
         ((), "needs prompts"),
     ):
         said = fewstep("tune", tiny_folder, *words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import tiny_models
 import torch
 
-from fewstep.pipelines import generate, load, set_sampler, usual_guidance
+from fewstep.pipelines import generate, load, set_guidance, set_sampler, usual_guidance
 from fewstep.samplers import generators, noise
 
 
@@ -241,3 +242,47 @@ def test_half_precision_is_named_as_a_likely_cause(tiny_folder: Path) -> None:
         half.vae.decoder.conv_out.bias.fill_(math.nan)
     with pytest.raises(FloatingPointError, match="bfloat16 may be too small for this model, try float32"):
         generate(half, "a boot", steps=2)
+
+
+def test_calls_that_were_saved_are_counted(pipe: Any) -> None:
+    """Rows that reach the first convolution, below every hook, against what `generate` says."""
+    rows: list[int] = []
+    handle = pipe.unet.conv_in.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    arguments: dict[str, Any] = {"steps": 12, "guidance": 4.0, "count": 2, "batch": 2}
+    try:
+        cached = generate(pipe, "a boot", cache="ab:order=2,interval=3,warmup=2,tail=1", **arguments)
+        assert (cached.calls, cached.skipped, cached.halved) == (len(rows), 12 - len(rows), 0)
+        assert cached.skipped > 3
+        rows.clear()
+        limited = generate(set_guidance(pipe, "cfg", (1.0, 6.0)), "a boot", **arguments)
+        assert (limited.calls, limited.skipped) == (12, 0)
+        assert limited.halved == rows.count(2) > 0
+        assert rows.count(4) == 12 - limited.halved > 0
+    finally:
+        handle.remove()
+
+
+def test_settings_say_guidance_and_cache(pipe: Any) -> None:
+    plain = generate(pipe, "a boot", steps=2).settings
+    assert (plain["guidance_mode"], plain["guidance_interval"], plain["cache"]) == ("cfg", None, "none")
+    set_guidance(pipe, "cfg-zero", (0.5, math.inf))
+    made = generate(pipe, "a boot", steps=2, cache="ab:1,2,warmup=1")
+    assert (made.settings["guidance_mode"], made.settings["guidance_interval"]) == ("cfg-zero", "0.5,inf")
+    assert made.settings["cache"] == "ab:order=1,interval=2,warmup_steps=1"
+    json.dumps(made.settings, allow_nan=False)
+
+
+def test_an_interval_of_one_is_not_the_next_batch_s(pipe: Any) -> None:
+    set_guidance(pipe, "cfg-zero", (0.5, 5), zero_init_steps=1)
+    arguments: dict[str, Any] = {"steps": 6, "guidance": 4.0, "count": 3}
+    alone = pixels(generate(pipe, "a boot", batch=1, **arguments).images)
+    together = pixels(generate(pipe, "a boot", batch=3, **arguments).images)
+    assert abs(alone - together).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("cache", "sentence"), [("xy", "unknown cache 'xy'"), (3, "a cache is a text"), ("ab:9", "order must be")]
+)
+def test_caches_that_cannot_be_are_refused(pipe: Any, cache: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        generate(pipe, "a boot", steps=2, cache=cache)

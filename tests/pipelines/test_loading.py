@@ -17,7 +17,16 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep.pipelines import DEFAULT_SAMPLER, GRIDS, generate, load, set_sampler, shipped_models
+from fewstep.pipelines import (
+    DEFAULT_SAMPLER,
+    GRIDS,
+    generate,
+    guidance_settings,
+    load,
+    set_guidance,
+    set_sampler,
+    shipped_models,
+)
 from fewstep.pipelines import loading as loading_module
 from fewstep.samplers import GHVB, generators, scheduler_class
 
@@ -272,3 +281,27 @@ def test_the_shipped_model_loads_by_name_and_follows_its_prompt() -> None:
         assert middle[0] > middle[2]
         middle = on_black[8:24, 12:20].mean((0, 1))
         assert middle[2] > middle[0]
+
+
+def test_guidance_comes_with_loading(tiny_folder: Path) -> None:
+    pipe = load(tiny_folder, guidance="cfg-zero", interval="0.5,5", device="cpu")
+    settings = guidance_settings(pipe)
+    assert (settings.mode, settings.zero_init_steps, str(settings.interval)) == ("cfg-zero", 0, "0.5,5.0")
+    assert guidance_settings(load(tiny_folder, device="cpu")).mode == "cfg"
+    one = generate(pipe, "a boot", steps=4, guidance=4.0)
+    other = generate(
+        set_guidance(load(tiny_folder, device="cpu"), "cfg-zero", (0.5, 5)), "a boot", steps=4, guidance=4.0
+    )
+    assert (pixels(one.images) == pixels(other.images)).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [({"guidance": "cfgzero"}, "did you mean 'cfg-zero'"), ({"interval": "1"}, '"LO,HI"')],
+)
+def test_guidance_is_checked_before_a_model_is_loaded(
+    arguments: dict[str, Any], sentence: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading_module, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    with pytest.raises(ValueError, match=sentence):
+        load(tiny_folder, **arguments)

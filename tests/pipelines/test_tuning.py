@@ -1,9 +1,11 @@
 """Tuning of pipelines, and recipes as samplers."""
 
 import json
+import warnings
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from fewstep.pipelines import generate, load, load_model, set_sampler, tune_pipeline
 from fewstep.pipelines.recipes import is_recipe, read_recipe
@@ -73,6 +75,29 @@ def test_a_saved_pipeline_keeps_it(recipe, tmp_path):
     assert a.tobytes() == b.tobytes()
 
 
+def test_another_guidance_is_a_warning_and_another_noise_schedule_an_error(recipe, tmp_path):
+    _, file = recipe
+    pipe = load("garments", sampler=str(file))
+    with pytest.warns(UserWarning, match="tuned for guidance 2; at 5"):
+        generate(pipe, PROMPTS[0], steps=3, guidance=5.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        generate(pipe, PROMPTS[0], steps=3, guidance=2.0)
+    generate(set_sampler(pipe, "ddim"), PROMPTS[0], steps=3, guidance=5.0)
+    other = load_model("garments")
+    other.scheduler = DDIMScheduler.from_config(other.scheduler.config, beta_end=0.02, beta_schedule="linear")
+    with pytest.raises(ValueError, match="made for another noise schedule"):
+        set_sampler(other, str(file))
+    assert isinstance(other.scheduler, DDIMScheduler)
+
+
+def test_the_prompts_of_a_shipped_model_are_all_different():
+    from fewstep.pipelines.tuning import usual_prompts
+
+    found = usual_prompts(load_model("garments"), 1000)
+    assert len(found) == len(set(found)) == 500
+
+
 def test_other_numbers_of_calls_are_refused_and_other_samplers_are_not_bound(recipe):
     _, file = recipe
     pipe = load("garments", sampler=str(file))
@@ -106,6 +131,9 @@ def test_levels_for_a_named_method(tmp_path):
         ('{"_class_name": "TunedScheduler", "table": [[[1.0], [2.0]]]}', "damaged: the noise levels"),
         ('{"_class_name": "TunedScheduler", "noise_levels": {"3": [[1.0, 2.0]]}}', "damaged: noise_levels has 1"),
         ('{"_class_name": "TunedScheduler", "noise_levels": 5}', "damaged: noise_levels must map"),
+        ('{"_class_name": "TunedScheduler", "noise_levels": {"1": [[1.0, 2000.0]]}}', "damaged: .* was trained with"),
+        ('{"_class_name": "TunedScheduler", "noise_levels": {"1": [[-1.0, 20.0]]}}', "damaged: .* stay above 0"),
+        ('{"_class_name": "TunedScheduler", "noise_levels": {"1": [[NaN, 20.0]]}}', "damaged: .* stay above 0"),
     ],
 )
 def test_damaged_recipes_are_sentences(tmp_path, text, words):
