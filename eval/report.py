@@ -84,19 +84,32 @@ def _name(column: str) -> str:
 
 
 def winners_table(report: dict[str, Any]) -> str:
-    """Our best sampler against the best of diffusers' at every guidance and number of calls, and where we lose."""
-    rows = report["rows"]
+    """Our best sampler against the best of diffusers' at every guidance and number of calls, and where we lose.
+
+    Samplers that were tuned for the model have a table of their own: diffusers has nothing of the kind.
+    """
+    tuned = [row for row in report["rows"] if row["grid"] == "tuned"]
+    rows = [row for row in report["rows"] if row["grid"] != "tuned"]
+    scales = {row["guidance"] for row in tuned}
     columns = [column for column in ("rmse", "fid") if any(row.get(column) is not None for row in rows)]
     parts = []
-    for only, title in (
-        (None, "Each side's best sampler at its best grid"),
-        ("default", "The same at the default grids"),
+    for only, title, here in (
+        (None, "Each side's best sampler at its best grid", rows),
+        ("default", "The same at the default grids", rows),
+        (
+            None,
+            "The samplers tuned for this model at guidance 3 (`assets/tuned`) against the best of diffusers' at its "
+            "best grid",
+            [*tuned, *(row for row in rows if row["family"] == "diffusers" and row["guidance"] in scales)],
+        ),
     ):
+        if not here:
+            continue
         head = ["guidance", "calls"]
         for column in columns:
             head += [f"{_name(column)}, fewstep", f"{_name(column)}, diffusers", "ratio"]
         lines = ["| " + " | ".join(head) + " |", "| --- |" + " --- |" * (len(head) - 1)]
-        found = {column: winners(rows, column, only) for column in columns}
+        found = {column: winners(here, column, only) for column in columns}
         cells: dict[tuple[float, int], list[str]] = {}
         for column in columns:
             for w in found[column]:

@@ -75,6 +75,15 @@ def test_the_table_names_winners_and_says_where_we_lose():
     assert "At none of these does a sampler of diffusers do better." in won
 
 
+def test_tuned_samplers_have_a_table_of_their_own():
+    rows = [*ROWS, row("tuned garments", 5, 0.1, 8.0, grid="tuned")]
+    text = winners_table({"rows": rows})
+    plain, tuned = text.split("The samplers tuned for this model")
+    assert plain.rstrip() == winners_table({"rows": ROWS}).rstrip()
+    assert "0.1, tuned garments (tuned) | 0.2, DEIS (karras) | **0.50**" in tuned
+    assert "ghvb" not in tuned
+
+
 def test_a_readme_is_made_from_the_results_and_then_up_to_date(tmp_path):
     readme, results, images = tmp_path / "README.md", tmp_path / "results", tmp_path / "assets" / "images"
     readme.write_text(README)
