@@ -83,7 +83,18 @@ def benchmark(
             rich_help_panel=_RUN,
         ),
     ] = None,
-    json: Annotated[str | None, typer.Option(help="Write the result file here too.", rich_help_panel=_RUN)] = None,
+    save_pictures: Annotated[
+        bool,
+        typer.Option(
+            "--save-pictures",
+            help="Keep the judged pictures below OUT/pictures, for fewstep evaluate.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    json: Annotated[
+        str | None,
+        typer.Option(help="Write the result file here too, once everything is measured.", rich_help_panel=_RUN),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--print-json", help="Print the rows as JSON.", rich_help_panel=_RUN)
     ] = False,
@@ -102,6 +113,7 @@ def benchmark(
             f"{', '.join(useless)} cannot be had with --cache: caches are compared in one process, at the --steps of "
             "the full run, by PSNR to it, the judge's accuracy and time"
         )
+    from fewstep.eval.benchmark import failures
     from fewstep.eval.benchmark_options import numbers, words
 
     common: dict[str, Any] = {
@@ -139,6 +151,7 @@ def benchmark(
                 reference_steps=reference_steps,
                 references=references,
                 processes=processes,
+                save_pictures=save_pictures,
                 **common,
             )
             outcome = run_benchmark(options, json, told=bar)
@@ -148,6 +161,8 @@ def benchmark(
         print_json(outcome.rows)
     else:
         _say(outcome)
+    for line in (*(failures(outcome.rows) if cache is None else ()), *outcome.notes):
+        notes.print(line, markup=False)
     if not outcome.complete:
         notes.print("The time is up; the same command goes on from here.")
         raise typer.Exit(3)
@@ -164,6 +179,7 @@ _SAMPLERS_ALONE = {
     "reference_steps",
     "references",
     "processes",
+    "save_pictures",
 }
 
 

@@ -12,6 +12,9 @@ columns), `benchmark_cells` (how a run stops, goes on and is shared).
 Every contender runs at its default grid, which is what ``from_config(pipe.scheduler.config)`` gives it, and at the best
 of the named grids that it knows: the one with the smallest solver error over the first `grid_count` samples, chosen for
 every guidance and number of calls. Both are rows of the result.
+
+With ``--save-pictures`` a row's ``pictures`` is a folder beside ``results.json`` that ``fewstep evaluate`` takes. Where
+there is one such folder alone, ``settings.pictures`` names it, and ``fewstep evaluate OUT/results.json`` finds it.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ def run_benchmark(options: Options, json: str | None = None, problem: Any = None
 
     Args:
         options: what to measure.
-        json: a second place for the result file (``assets/results/samplers-garments.json``).
+        json: a second place for the result file (``assets/results/samplers-garments.json``), written once everything
+            is measured.
         problem: what to measure on; by default what `options.model` says.
         told: hears how far it is.
 
@@ -48,6 +52,12 @@ def run_benchmark(options: Options, json: str | None = None, problem: Any = None
         outcome = bench.run()
     if bench.share.rank == 0:
         outcome.files = write_outputs(options.out, command_of(options), outcome.settings, outcome.rows, json)
+        if not outcome.files:
+            outcome.notes.append(
+                f"{options.out} keeps its result, which has more rows than this run, which was stopped"
+            )
+        elif json and not outcome.complete:
+            outcome.notes.append(f"{json} is written once everything is measured")
     return outcome
 
 
@@ -76,6 +86,15 @@ def _helpers(options: Options) -> Iterator[None]:
         for process in started:  # all there is to do is done, or this process was stopped
             process.terminate()
             process.wait()
+
+
+def failures(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for every row that could not be measured."""
+    return [
+        f"{row['sampler']} ({row['grid']}), g {row['guidance']:g}, {row['nfe']} calls failed: {row['error']}"
+        for row in rows
+        if row.get("error")
+    ]
 
 
 class Progress:
@@ -109,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
+    for line in (*failures(outcome.rows), *outcome.notes):
+        print(line, file=sys.stderr)
     for path in outcome.files:
         print(path)
     return 0 if outcome.complete else 3

@@ -5,6 +5,9 @@ cut into parts of a fixed number of items, and every part that is done is one fi
 depends on the cell alone, so a cell measured in one go, over three evenings or by eight processes is made of the same
 parts and comes out the same. Processes meet only in the folder: whoever has finished its own share takes what is still
 missing of the others', so that the death of one loses at most the part that it had at hand.
+
+What a cell fails of is kept for the run that it failed in, so that all processes agree on it, and is tried again by the
+next one: a full disk or a busy accelerator is no property of a sampler.
 """
 
 from __future__ import annotations
@@ -116,6 +119,26 @@ class Store:
     def has_part(self, cell: Cell, items: range) -> bool:
         return self.part_path(cell, items).exists()
 
+    def failure_path(self, cell: Cell) -> Path:
+        return self.folder / "failed" / f"{cell.key}.txt"
+
+    def fail(self, cell: Cell, reason: str) -> None:
+        """Write down why a cell cannot be measured in this run."""
+        write_atomically(self.failure_path(cell), reason.encode())
+
+    def failure(self, cell: Cell) -> str | None:
+        """Why a cell cannot be measured; None if that is not known."""
+        try:
+            return self.failure_path(cell).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def forget_failures(self, cells: Sequence[Cell] | None = None) -> None:
+        """Let these cells (None: all) be tried again. For the first process of a run, before it measures."""
+        folder = self.folder / "failed"
+        for path in folder.glob("*.txt") if cells is None else map(self.failure_path, cells):
+            path.unlink(missing_ok=True)
+
     def write_part(self, cell: Cell, items: range, arrays: Mapping[str, Any]) -> None:
         content = io.BytesIO()
         np.savez(content, **{name: np.asarray(value) for name, value in arrays.items()})  # type: ignore[arg-type]
@@ -134,24 +157,19 @@ class Store:
             return None
 
     def row(self, cell: Cell) -> dict[str, Any] | None:
-        """What `merge` made of a cell; None if it is not finished."""
+        """What `merge` made of a cell, ``{"error": reason}`` if it failed; None if it is not finished."""
         try:
             return json.loads(self.row_path(cell).read_text())["row"]
         except FileNotFoundError:
-            return None
+            reason = self.failure(cell)
+            return None if reason is None else {"error": reason}
         except (json.JSONDecodeError, KeyError, TypeError):
             self.row_path(cell).unlink(missing_ok=True)
             return None
 
     def joined(self, cell: Cell) -> Arrays | None:
-        """All parts of a cell, in the order of the items; None if one is missing.
-
-        Of a cell with a part that failed only ``error``, its reason.
-        """
+        """All parts of a cell, in the order of the items; None if one is missing."""
         found = [self.part(cell, items) for items in cell.parts]
-        for part in found:
-            if part is not None and "error" in part:
-                return {"error": part["error"]}
         if any(part is None for part in found):
             return None
         whole = [part for part in found if part is not None]
@@ -165,12 +183,11 @@ class Store:
         arrays = self.joined(cell)
         if arrays is None:
             return self.row(cell)  # another process may have merged it, and thrown the parts away, in between
-        failed = "error" in arrays
-        row = {"error": str(arrays["error"])} if failed else dict(merge(cell, arrays))
+        row = dict(merge(cell, arrays))
         record = {"settings": dict(cell.settings), "items": cell.items, "row": row}
         text = json.dumps(record, indent=1, allow_nan=False) + "\n"
         write_atomically(self.row_path(cell), text.encode())
-        if not cell.keep and not failed:
+        if not cell.keep:
             for items in cell.parts:
                 self.part_path(cell, items).unlink(missing_ok=True)
         return row
@@ -196,7 +213,13 @@ class Share:
             ("PMI_RANK", "PMI_SIZE"),
         ):
             if rank in os.environ and world in os.environ:
-                made = cls(int(os.environ[rank]), int(os.environ[world]))
+                try:
+                    made = cls(int(os.environ[rank]), int(os.environ[world]))
+                except ValueError:
+                    raise ValueError(
+                        f"the environment must number the processes with {rank} and {world}, two whole numbers, got "
+                        f"{os.environ[rank]!r} and {os.environ[world]!r}"
+                    ) from None
                 if not 0 <= made.rank < made.world:
                     raise ValueError(f"{rank} must lie in 0 .. {world} - 1, got {made.rank} of {made.world}")
                 return made
@@ -217,7 +240,8 @@ def measure(
     Args:
         store: where parts and rows are kept.
         cells: what to measure.
-        compute: measures one part. A `ValueError` and its like are the cell's failure: its row is ``{"error": ...}``.
+        compute: measures one part. A `ValueError` and its like are the cell's failure: its row is ``{"error": ...}``,
+            until `Store.forget_failures`.
         merge: makes a row of the joined parts.
         share: which of several processes this is.
         stop: asked before every part; true ends the run.
@@ -241,7 +265,7 @@ def measure(
     for done, (c, p) in enumerate(order):
         cell, items = cells[c], cells[c].parts[p]
         if rows[c] is None and not store.has_part(cell, items):
-            rows[c] = store.row(cell)
+            rows[c] = store.row(cell)  # another process may have finished it, or found that it fails
         if rows[c] is None and not store.has_part(cell, items):
             if stop():
                 raise OutOfTime
@@ -255,16 +279,14 @@ def measure(
 
 
 def _compute_part(store: Store, cell: Cell, items: range, compute: Compute) -> None:
-    first = store.part(cell, cell.parts[0])
-    if first is not None and "error" in first:  # what cannot be done for the first items is not tried for the rest
-        store.write_part(cell, items, first)
-        return
     try:
         arrays = compute(cell, items)
     except _FAILURES as error:
         if "out of memory" in str(error).lower():
             raise
-        arrays = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"}
+        lines = str(error).strip().splitlines()
+        store.fail(cell, f"{type(error).__name__}: {lines[0] if lines else ''}")
+        return
     store.write_part(cell, items, arrays)
 
 
@@ -273,7 +295,7 @@ def _settled(store: Store, cell: Cell, compute: Compute, merge: Merge) -> dict[s
     row = store.settle(cell, merge)
     while row is None:
         for items in cell.parts:
-            if not store.has_part(cell, items):
+            if store.failure(cell) is None and not store.has_part(cell, items):
                 _compute_part(store, cell, items, compute)
         row = store.settle(cell, merge)
     return row

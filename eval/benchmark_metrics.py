@@ -121,13 +121,18 @@ def row_of_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-@functools.cache
-def _data() -> Any:
+def statistics_path() -> Path:
+    """Where the statistics of the garments data are."""
     import fewstep.assets
 
+    return Path(fewstep.assets.__file__).parent / "statistics" / "garments.npz"
+
+
+@functools.cache
+def _data() -> Any:
     from .statistics import Statistics
 
-    path = Path(fewstep.assets.__file__).parent / "statistics" / "garments.npz"
+    path = statistics_path()
     return Statistics.load(path) if path.is_file() else None
 
 

@@ -40,6 +40,7 @@ class Options:
         references: folder of reference solutions.
         device, dtype: as in `fewstep.pipelines.load`.
         processes: processes on this machine that share the work, where no launcher has started several.
+        save_pictures: write the pictures whose metrics are measured as PNG files below ``out/pictures``.
     """
 
     model: str = "garments"
@@ -62,6 +63,7 @@ class Options:
     device: str | None = None
     dtype: str | None = None
     processes: int = 1
+    save_pictures: bool = False
 
     def __post_init__(self) -> None:
         from fewstep.pipelines.loading import GRIDS
@@ -89,6 +91,17 @@ class Options:
                     raise ValueError(f"unknown {kind} {name!r}{nearest(name, known)} Known are {', '.join(known)}")
         if self.limit_time is not None and not self.limit_time >= 0:
             raise ValueError(f"limit_time must be a number of seconds of at least 0, got {self.limit_time!r}")
+        if self.model.startswith("oracle:"):
+            self._check_oracle()
+
+    def _check_oracle(self) -> None:
+        given = {"device": self.device not in (None, "auto", "cpu"), "dtype": self.dtype is not None}
+        given |= {"prompts": self.prompts is not None, "save_pictures": self.save_pictures}
+        if useless := [f"--{name.replace('_', '-')}" for name, is_given in given.items() if is_given]:
+            raise ValueError(
+                f"{self.model} is an exact model, computed in float64 on the processor, without prompts or pictures; "
+                f"leave {', '.join(useless)} away"
+            )
 
 
 #: Options that say where and how long, not what.
@@ -101,6 +114,9 @@ def command_of(options: Options, where: bool = False) -> str:
     for item in dataclasses.fields(options):
         value = getattr(options, item.name)
         if value == item.default or (item.name in _WHERE and not where):
+            continue
+        if value is True:
+            given.append(f"--{item.name.replace('_', '-')}")
             continue
         text = (
             ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value) if isinstance(value, tuple) else value
@@ -118,7 +134,8 @@ def numbers(text: str, kind: type, name: str) -> tuple[Any, ...]:
     try:
         return tuple(dict.fromkeys(kind(word) for word in text.split(",") if word.strip()))
     except ValueError:
-        raise ValueError(f"{name} is a list of numbers such as 5,6,8, got {text!r}") from None
+        such = "whole numbers such as 5,6,8" if kind is int else "numbers such as 1,3,7.5"
+        raise ValueError(f"{name} is a list of {such}, got {text!r}") from None
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -155,7 +172,8 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", help="float32, float16, bfloat16")
     add("--processes", type=int, default=1, help="processes on this machine that share the work (default 1)")
     add("--threads", type=int, help="threads that torch may use")
-    add("--json", metavar="FILE", help="write the result file here too")
+    add("--save-pictures", action="store_true", help="keep the pictures that are judged, below OUT/pictures")
+    add("--json", metavar="FILE", help="write the result file here too, once it is complete")
     return made
 
 
@@ -186,4 +204,5 @@ def options_of(given: argparse.Namespace) -> Options:
         given.device,
         given.dtype,
         given.processes,
+        given.save_pictures,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json as jsons
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,23 @@ def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def is_poorer(path: Path, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether these rows are of a run that was stopped, and the result file at `path` has more."""
+    if settings.get("complete", True):
+        return False
+    try:
+        return len(jsons.loads(path.read_text(encoding="utf-8"))["rows"]) > len(rows)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _moved(found: Mapping[str, Any], folder: Path, json: str | Path) -> dict[str, Any]:
+    """With the path of the pictures relative to another file than the one in `folder`."""
+    if not found.get("pictures"):
+        return dict(found)
+    return {**found, "pictures": os.path.relpath(folder / found["pictures"], Path(json).parent)}
+
+
 def write_outputs(
     folder: str | Path,
     command: str,
@@ -58,13 +77,19 @@ def write_outputs(
 ) -> list[Path]:
     """Write ``results.json``, ``table.md``, ``table.csv`` and plots into `folder`; the JSON also to `json`.
 
+    A run that is not complete leaves `json` alone, and in `folder` whatever has more rows than it (`is_poorer`).
+
     Returns:
         The files, in that order. Without matplotlib, or without rows, there are no plots.
     """
     folder = Path(folder)
-    files = [folder / "results.json", *([Path(json)] if json else [])]
-    for path in files:
-        write_results(path, command, settings, rows)
+    files = [folder / "results.json"]
+    if is_poorer(files[0], settings, rows):
+        return []
+    write_results(files[0], command, settings, rows)
+    if json and settings.get("complete", True):
+        files.append(Path(json))
+        write_results(json, command, _moved(settings, folder, json), [_moved(row, folder, json) for row in rows])
     for name, text in (("table.md", markdown_table(rows)), ("table.csv", csv_table(rows))):
         write_atomically(folder / name, text.encode())
         files.append(folder / name)

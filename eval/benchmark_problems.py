@@ -7,13 +7,15 @@ number, so it is the same sample whatever the batch, the process or the device i
 as pipelines have it: x = eps for a variance-preserving or flow process, and x = sqrt(sigma_max^2 + 1) eps for EDM. The
 schedulers of diffusers that count in sigma (Euler, Heun, LMS) would start at x_bar = sigma eps, which is smaller by a
 factor sigma / sqrt(1 + sigma^2); their noise is scaled so that they start at the same point as the others. The
-reference starts with the same eps at the highest noise level of the process (t = 999) and ends at clean data. A grid
+reference starts with the same eps at the highest noise level of the process (t = 999) and ends at clean data. A
+pipeline that draws its noise itself draws that of sample i with the generator seed + i, and is scaled alike. A grid
 that begins lower (``leading``) or ends above clean data solves its own part of the way only; the difference belongs to
 its error.
 """
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
 import functools
@@ -33,7 +35,7 @@ from typing import Any
 
 import torch
 
-from fewstep.pipelines.loading import GRIDS, follows_guidance, set_sampler
+from fewstep.pipelines.loading import DIFFUSERS, GRIDS, follows_guidance, set_sampler
 from fewstep.samplers import noise
 
 from .contenders import Contender
@@ -46,7 +48,8 @@ class Sampled:
 
     Attributes:
         latents: (n, ...) on the host.
-        calls: of the network for each sample, counted by a hook; with guidance both halves are one call.
+        calls: of the network for each sample, counted by a hook; with guidance both predictions are one call, whether
+            the pipeline makes them in one batch or one after the other.
         seconds: of the whole run, without decoding.
         step_microseconds: mean time of one step of the scheduler, on the host.
         memory: peak memory in MiB, of the accelerator if there is one, else of this process.
@@ -84,10 +87,17 @@ class Problem(ABC):
         """What the pictures of these latents show: ``features`` (n, F), and ``QUESTION_right`` (n,); may be empty."""
         return {}
 
+    def judging(self) -> dict[str, Any]:
+        """JSON that tells what `judged` and `pictures` depend on beyond the fingerprint."""
+        return {}
+
     def make_scheduler(self, contender: Contender, grid: str | None, guidance: float) -> Any:
         """The contender's scheduler on this model, at a named grid or (None) at its default."""
         holder = SimpleNamespace(scheduler=self.scheduler)
-        set_sampler(holder, contender.sampler, grid, **contender.fields, **contender.hidden)
+        options = {**contender.fields, **contender.hidden}
+        if grid in ("karras", "exponential") and contender.sampler.startswith(f"{DIFFUSERS}EDM"):
+            grid, options = None, {**options, "sigma_schedule": grid}  # their name for it
+        set_sampler(holder, contender.sampler, grid, **options)
         scheduler = holder.scheduler
         if follows_guidance(scheduler):
             scheduler.method = dataclasses.replace(scheduler.method, guidance_scale=guidance)
@@ -159,16 +169,41 @@ def start_scale(scheduler: Any, process: str, steps: int) -> float:
     return 1.0 if scale == 1.0 else math.hypot(1.0, float(made.sigmas[0])) / scale
 
 
+def _scaled(prepare: Callable[..., Any], factor: float) -> Callable[..., Any]:
+    """A pipeline's `prepare_latents` with the noise that it draws multiplied by a factor."""
+    if factor == 1.0:
+        return prepare
+
+    @functools.wraps(prepare)
+    def scaled(*args: Any, **kwargs: Any) -> Any:
+        made = prepare(*args, **kwargs)
+        return made * factor if isinstance(made, torch.Tensor) else (made[0] * factor, *made[1:])
+
+    return scaled
+
+
 class Stopwatch:
-    """Counts the calls of networks and the time in a scheduler's step while `watching`."""
+    """Counts the calls of networks and the time in a scheduler's step while `watching`.
+
+    Attributes:
+        calls: guided predictions: forward passes between one step of the scheduler and the next are one, for the two
+            of classifier-free guidance may come one after the other.
+        forwards: forward passes of the networks.
+        steps: steps of the scheduler.
+        step_seconds: time in them.
+    """
 
     def __init__(self) -> None:
         self.calls = 0
+        self.forwards = 0
+        self._fresh = True
         self.steps = 0
         self.step_seconds = 0.0
 
     def called(self, *_: Any) -> None:
-        self.calls += 1
+        self.forwards += 1
+        self.calls += self._fresh
+        self._fresh = False
 
     def timed(self, step: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(step)  # pipelines look at the parameters of `step`
@@ -179,6 +214,7 @@ class Stopwatch:
             finally:
                 self.step_seconds += time.perf_counter() - begin
                 self.steps += 1
+                self._fresh = True
 
         return timed_step
 
@@ -221,9 +257,51 @@ def peak_memory(device: torch.device) -> float:
         return math.nan
 
 
+@functools.cache
+def code_hash() -> str:
+    """Hash of the sources that a sample depends on: samplers, pipelines, and how problems are run."""
+    import fewstep.pipelines
+    import fewstep.samplers
+
+    folders = [Path(str(module.__file__)).parent for module in (fewstep.pipelines, fewstep.samplers)]
+    files = [
+        (f"{folder.name}/{f.relative_to(folder).as_posix()}", f) for folder in folders for f in folder.rglob("*.py")
+    ]
+    return _hash_of_sources([*files, *((f.name, f) for f in _beside("benchmark_problems", "benchmark_oracles"))])
+
+
+@functools.cache
+def measure_hash(*modules: str) -> str:
+    """Hash of the sources of modules beside this one, which make figures of samples."""
+    return _hash_of_sources([(file.name, file) for file in _beside(*modules)])
+
+
+def _beside(*modules: str) -> list[Path]:
+    return [Path(__file__).with_name(f"{module}.py") for module in modules]
+
+
+def _hash_of_sources(files: Sequence[tuple[str, Path]]) -> str:
+    """Comments, docstrings and layout do not count, so that a better sentence does not cost a measurement."""
+    digest = hashlib.sha256()
+    for name, file in sorted(files):
+        digest.update(f"{name}\0{_meaning(file.read_text(encoding='utf-8'))}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _meaning(source: str) -> str:
+    """A source without comments and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
 def versions() -> dict[str, str]:
-    """Versions that a sample depends on."""
-    return {name: version(name) for name in ("fewstep", "diffusers", "torch")}
+    """Versions that a sample depends on; of our own code the hash, for a version lasts through many changes."""
+    return {**{name: version(name) for name in ("fewstep", "diffusers", "torch")}, "code": code_hash()}
 
 
 def _jsonable(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,6 +356,7 @@ class ModelProblem(Problem):
         true = known.get("true_cfg_scale")
         self._guidance = "true_cfg_scale" if true is not None and true.default > 1 else "guidance_scale"
         self._embedded: dict[str, torch.Tensor] = {}
+        self._decoded: tuple[torch.Tensor, torch.Tensor] | None = None
         encoders = [
             m for part in ("text_encoder", "text_encoder_2", "text_encoder_3") if (m := getattr(pipe, part, None))
         ]
@@ -319,6 +398,8 @@ class ModelProblem(Problem):
             arguments["negative_prompt_embeds"] = self._embeddings([""]).expand(len(texts), -1, -1)
         else:
             arguments |= {"prompt": texts, "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
+            if hasattr(pipe, "prepare_latents"):
+                pipe.prepare_latents = _scaled(pipe.prepare_latents, start_scale(scheduler, self.process, steps))
         watch = Stopwatch()
         begin_memory(self.device)
         begin = time.perf_counter()
@@ -328,14 +409,31 @@ class ModelProblem(Problem):
         seconds = time.perf_counter() - begin
         return Sampled(latents, watch.calls, seconds, watch.step_microseconds, peak_memory(self.device))
 
+    def judging(self) -> dict[str, Any]:
+        from .benchmark_metrics import statistics_path
+
+        data = statistics_path()
+        return {
+            "vae": hash_of_module(self.pipe.vae),
+            "judge": None if self.judge is None else hash_of_module(self.judge),
+            "statistics": hashlib.sha256(data.read_bytes()).hexdigest()[:16] if data.is_file() else None,
+        }
+
     @torch.no_grad()
     def pictures(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pictures (n, 3, H, W) in [-1, 1] as a file of bytes holds them; what is not finite comes out black."""
+        """Pictures (n, 3, H, W) in [-1, 1] as a file of bytes holds them.
+
+        A value that is no number and -inf come out black, +inf white.
+        """
+        if self._decoded is not None and self._decoded[0] is latents:
+            return self._decoded[1]
         vae = self.pipe.vae
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         scaled = latents.to(self.device, vae.dtype) / vae.config.scaling_factor + shift
         pictures = vae.decode(scaled, return_dict=False)[0].float().cpu()
-        return (pictures.nan_to_num(nan=-1.0).clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+        pictures = (pictures.nan_to_num(nan=-1.0).clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+        self._decoded = (latents, pictures)  # to judge and to save them
+        return pictures
 
     @torch.no_grad()
     def judged(self, latents: torch.Tensor, items: range) -> dict[str, torch.Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +24,14 @@ class Outcome:
         settings: what they have in common.
         complete: whether everything asked for was measured; a run that was stopped is not.
         files: what was written, by this process.
+        notes: sentences about what was asked for and is not there.
     """
 
     rows: list[dict[str, Any]]
     settings: dict[str, Any]
     complete: bool
     files: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 #: ``told(phase, done, all, text)``
@@ -62,6 +66,10 @@ class Benchmark:
         options: what to measure.
         problem: what to measure it on; by default what `options.model` says.
         told: hears how far it is.
+
+    Raises:
+        ValueError: an unknown model or sampler, a recipe that is for another process or has none of the numbers of
+            calls, or options that the model has no use for.
     """
 
     def __init__(self, options: Options, problem: Any = None, told: Told = silent) -> None:
@@ -78,19 +86,30 @@ class Benchmark:
             self.share = Share(0, options.processes)
         self.begin = time.monotonic()
         if options.model == "garments" or options.model.startswith("oracle:"):  # before anything is loaded
-            select(options.samplers, _kind(options.model))
+            check_fit(select(options.samplers, _kind(options.model)), _kind(options.model), options.nfe)
         self.store = Store(Path(options.out) / "cells")
+        if self.share.rank == 0:
+            self.store.forget_failures()
         if problem is None:
             prompts = None if options.prompts is None else read_prompts(options.prompts)
             problem = problem_of(options.model, prompts, options.seed, _device(options.device), options.dtype)
         self.problem = problem
         self.contenders = select(options.samplers, problem.process)
+        check_fit(self.contenders, problem.process, options.nfe)
+        self.contender_of: dict[str, Any] = {}
         self.grid_names = tuple(GRIDS) if "all" in options.grids else tuple(g for g in options.grids if g != "default")
         self.rmse_count = min(options.rmse_count, options.count)
         self.grid_count = min(options.grid_count, self.rmse_count)
-        self.pictures = getattr(problem, "judge", None) is not None and bool(
-            set(PICTURE_METRICS) & set(options.metrics)
-        )
+        asked = [name for name in PICTURE_METRICS if name in options.metrics]
+        self.judged = getattr(problem, "judge", None) is not None and bool(asked)
+        if options.save_pictures:
+            _check_pictures(problem)
+        self.pictures = self.judged or options.save_pictures
+        self.judging = dict(problem.judging()) if self.pictures else {}
+        self.notes: list[str] = []
+        if asked and not self.judged:
+            why = "with prompts of your own no answers are known" if options.prompts else "it has no judge"
+            self.notes.append(f"{', '.join(asked)} are not measured on {options.model}: {why}")
         self.references: dict[float, Any] = {}
 
     def out_of_time(self) -> bool:
@@ -110,10 +129,12 @@ class Benchmark:
     def cell(self, contender: Any, grid: str | None, guidance: float, nfe: int, items: int, pictures: bool) -> Any:
         """The cell of a contender at a grid."""
         from .benchmark_cells import Cell
+        from .benchmark_problems import measure_hash
 
         settings = {
             "kind": "sampler",
             "problem": dict(self.problem.fingerprint),
+            "code": measure_hash("benchmark_metrics", "frechet", "kernel", "statistics", "judge"),
             "sampler": contender.sampler,
             "fields": dict(contender.fields),
             "hidden": sorted(f"{key}={value.__name__}" for key, value in contender.hidden.items()),
@@ -124,23 +145,32 @@ class Benchmark:
             "pictures": pictures,
             "reference": [self.options.reference_steps, self.rmse_count],
         }
-        return Cell(settings, items, self.options.batch, keep=not settings["pictures"])
+        if pictures:
+            settings["judging"] = self.judging
+            if self.options.save_pictures:  # a cell that was measured without does not do
+                settings["saved"] = items
+        cell = Cell(settings, items, self.options.batch, keep=not pictures)
+        self.contender_of[cell.key] = contender
+        return cell
+
+    def pictures_of(self, cell: Any) -> str | None:
+        """Folder of the pictures of a cell, relative to that of the results; None if they are not kept."""
+        if "saved" not in cell.settings:
+            return None
+        s, name = cell.settings, self.contender_of[cell.key].name
+        words = re.sub(r"[^a-z0-9.]+", "-", f"{name} {s['grid'] or ''}".lower()).strip("-")
+        return f"pictures/{words}-g{s['guidance']:g}-{s['nfe']}-{cell.key[:8]}"
 
     def compute(self, cell: Any, items: range) -> dict[str, Any]:
         """Samples of one part, and what is kept of them."""
         from .benchmark_metrics import measured_arrays
-        from .contenders import Contender
 
         s = cell.settings
-        contender = Contender(s["sampler"], s["sampler"], s["fields"], hidden=self._hidden(cell))
-        run = self.problem.run(contender, s["grid"], s["guidance"], s["steps"], items)
+        run = self.problem.run(self.contender_of[cell.key], s["grid"], s["guidance"], s["steps"], items)
+        folder = self.pictures_of(cell)
+        if folder is not None:
+            save_pictures(Path(self.options.out) / folder, self.problem.pictures(run.latents), items)
         return measured_arrays(self.problem, run, items, self.references[s["guidance"]], s["pictures"])
-
-    def _hidden(self, cell: Any) -> dict[str, Any]:
-        for made in self.contenders:
-            if made.sampler == cell.settings["sampler"] and dict(made.fields) == cell.settings["fields"]:
-                return dict(made.hidden)
-        return {}
 
     def merge(self, cell: Any, arrays: Any) -> dict[str, Any]:
         """All figures that the parts of a cell allow."""
@@ -238,15 +268,22 @@ class Benchmark:
             row = self.store.row(entry.cell)
             if row is not None:
                 rows.append(self._row(entry, row))
-        return Outcome(rows, self._settings(complete), complete)
+        settings = self._settings(complete)
+        if len(folders := {row["pictures"] for row in rows if row.get("pictures")}) == 1:
+            settings["pictures"] = folders.pop()  # what `fewstep evaluate` looks at
+        return Outcome(rows, settings, complete, notes=list(self.notes))
 
     def _row(self, planned: _Planned, found: dict[str, Any]) -> dict[str, Any]:
         from .benchmark_metrics import COLUMNS, METRICS
 
         unwanted = {column for name in METRICS if name not in self.options.metrics for column in COLUMNS[name]}
-        figures = {column: None for columns in COLUMNS.values() for column in columns}
+        figures: dict[str, Any] = {column: None for columns in COLUMNS.values() for column in columns}
         figures |= {key: value for key, value in found.items() if key not in unwanted}
         contender = planned.contender
+        if contender.note:
+            figures["note"] = contender.note
+        if "error" not in found and (folder := self.pictures_of(planned.cell)) is not None:
+            figures["pictures"] = folder
         return {
             "sampler": contender.name,
             "family": contender.family,
@@ -294,13 +331,55 @@ def _kind(model: str) -> str:
     return last if last in ("flow", "edm") else "vp"
 
 
+def check_fit(contenders: Sequence[Any], process: str, nfe: Sequence[int]) -> None:
+    """Refuse samplers, such as recipes, that cannot be run at all."""
+    for made in contenders:
+        if process not in made.processes:
+            raise ValueError(
+                f"{made.name} is for {' and '.join(made.processes)} models, and this one is a {process} model"
+            )
+        if not any(map(made.can_make, nfe)):
+            known, asked = (", ".join(map(str, numbers)) for numbers in (made.only, nfe))
+            raise ValueError(f"{made.name} was tuned for {known} network calls, and asked for are {asked}")
+
+
+def _check_pictures(problem: Any) -> None:
+    pipe = getattr(problem, "pipe", None)
+    if getattr(pipe, "vae", None) is None or hasattr(pipe, "_unpack_latents"):
+        raise ValueError(
+            f"the pictures of {type(pipe or problem).__name__} cannot be saved here: its latents are not what a "
+            "decoder takes; use fewstep generate"
+        )
+
+
+def save_pictures(folder: Path, pictures: Any, items: range) -> None:
+    """Write pictures (n, 3, H, W) in [-1, 1] as ``000123.png`` with the numbers of their samples."""
+    import torch
+    from PIL import Image
+
+    from .benchmark_cells import write_atomically
+
+    pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    for item, picture in zip(items, pixels, strict=True):
+        content = io.BytesIO()
+        Image.fromarray(picture).save(content, "PNG")
+        write_atomically(folder / f"{item:06d}.png", content.getvalue())
+
+
 def read_prompts(path: str) -> list[str]:
     """Lines of a file that are not empty.
 
     Raises:
-        ValueError: there are none.
+        FileNotFoundError: no such file.
+        ValueError: there are none, or it is no text.
     """
-    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file of prompts {path!r}")
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file in UTF-8, and prompts are text, one a line") from None
     found = [line for line in lines if line]
     if not found:
         raise ValueError(f"{path} holds no prompts")

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
+import functools
 import inspect
+import math
 import re
 import sys
 import time
@@ -21,6 +24,8 @@ from typing import Any, cast
 
 import torch
 
+from .cache_built_in import BUILT_IN, built_in, magcache_ratios
+from .contenders import Contender
 from .results import write_results
 
 CACHES = (
@@ -38,7 +43,6 @@ CACHES = (
 HOSTS = ("ddim", "exponential-adams")
 #: The columns that are None in the row of a cache that does not fit.
 FIGURES = ("real_calls", "skipped", "psnr", "garment_accuracy", "colour_accuracy", "seconds", "speedup")
-_BUILT_IN = ("taylorseer", "firstblock", "magcache")
 
 
 def split_caches(text: str) -> list[str]:
@@ -52,47 +56,17 @@ def split_caches(text: str) -> list[str]:
 
     found: list[str] = []
     for part in (part.strip().lower() for part in text.split(",") if part.strip()):
-        if found and re.fullmatch(r"[\w-]+=[^:]*|[\d.]+", part):
+        if found and re.fullmatch(r"[\w-]+=[^:]*|[\d.].*", part):
             found[-1] += "," + part
         else:
             found.append(part)
     for name in found:
-        known = ("none", "ab", *_BUILT_IN, "fewer-steps")
+        known = ("none", "ab", *BUILT_IN, "fewer-steps")
         if name.partition(":")[0] not in known:
             raise ValueError(f"unknown cache {name!r}{nearest(name, known)} Known are {', '.join(known)}")
         if name.startswith("ab"):
             parse_cache(name)
     return found
-
-
-@contextlib.contextmanager
-def _built_in(pipe: Any, name: str, steps: int) -> Iterator[None]:
-    """A cache of diffusers with its own defaults; TaylorSeer with the interval and in the form that ours is like.
-
-    Raises:
-        ValueError: the model does not support it.
-    """
-    import diffusers
-
-    denoiser = getattr(pipe, "transformer", None)
-    denoiser = denoiser if denoiser is not None else getattr(pipe, "unet", None)
-    if not hasattr(denoiser, "enable_cache"):
-        raise ValueError(f"not supported: {type(denoiser).__name__} has no CacheMixin")
-    configs: dict[str, Callable[[], Any]] = {
-        "taylorseer": lambda: diffusers.TaylorSeerCacheConfig(
-            cache_interval=3, taylor_factors_dtype=torch.float32, use_lite_mode=True
-        ),
-        "firstblock": lambda: diffusers.FirstBlockCacheConfig(),
-        "magcache": lambda: diffusers.MagCacheConfig(num_inference_steps=steps),
-    }
-    try:
-        cast(Any, denoiser).enable_cache(configs[name]())
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"not supported: {error}") from error
-    try:
-        yield
-    finally:
-        cast(Any, denoiser).disable_cache()
 
 
 def _arguments(pipe: Any, guidance: float) -> dict[str, Any]:
@@ -113,36 +87,66 @@ class _Bench:
 
     def __init__(self, pipe: Any, prompts: Sequence[str], batch: int, seed: int = 0) -> None:
         self.pipe, self.prompts, self.batch, self.seed = pipe, list(prompts), batch, seed
+        self.calibrated: dict[Any, list[float]] = {}
 
-    def run(self, steps: int, guidance: float, cache: str) -> tuple[torch.Tensor, float, int | None]:
+    def run(self, steps: int, guidance: float, cache: str) -> tuple[torch.Tensor, float, float]:
         from fewstep.pipelines.generation import own_run
-        from fewstep.samplers import ab_cache, generators, parse_cache
+        from fewstep.samplers import ab_cache, parse_cache
 
         pipe = own_run(self.pipe, guidance)
-        common = _arguments(pipe, guidance)
         config = parse_cache(cache) if cache.startswith("ab") else None
         pictures = []
         with contextlib.ExitStack() as stack:
             session = stack.enter_context(ab_cache(pipe, config)) if config is not None else None
-            if cache in _BUILT_IN:
-                stack.enter_context(_built_in(pipe, cache, steps))
-            parts = [range(i, min(i + self.batch, len(self.prompts))) for i in range(0, len(self.prompts), self.batch)]
+            counter = None
+            if cache in BUILT_IN:
+                calls = self._calls(pipe, steps)
+                ratios = self._ratios(pipe, steps, calls, guidance) if cache == "magcache" else None
+                counter = stack.enter_context(built_in(pipe, cache, calls, ratios))
             begin = time.perf_counter()
-            for part in parts:
-                made = pipe(
-                    prompt=[self.prompts[i] for i in part],
-                    num_inference_steps=steps,
-                    generator=generators([self.seed + i for i in part]),
-                    output_type="pt",
-                    **common,
-                )
-                pictures.append(made.images.float().cpu())
+            for part in self.parts:
+                pictures.append(self._part(pipe, part, steps, guidance))
             seconds = time.perf_counter() - begin
-        if cache in _BUILT_IN:
-            real = None  # blocks are skipped, not calls
-        else:
-            real = session.stats()["real"] // len(parts) if session is not None else len(pipe.scheduler.timesteps)
+        real: float = len(pipe.scheduler.timesteps)
+        if counter is not None:
+            real = counter.real(len(pipe.scheduler.timesteps))
+        elif session is not None:  # the two branches of guidance may be calls of their own there
+            found = session.stats()
+            real = round(real * found["real"] / max(found["calls"], 1), 1)
+            real = int(real) if real == int(real) else real
         return torch.cat(pictures), seconds, real
+
+    @property
+    def parts(self) -> list[range]:
+        """The pictures of every batch."""
+        return [range(i, min(i + self.batch, len(self.prompts))) for i in range(0, len(self.prompts), self.batch)]
+
+    def _part(self, pipe: Any, part: range, steps: int, guidance: float) -> torch.Tensor:
+        from fewstep.samplers import generators
+
+        made = pipe(
+            prompt=[self.prompts[i] for i in part],
+            num_inference_steps=steps,
+            generator=generators([self.seed + i for i in part]),
+            output_type="pt",
+            **_arguments(pipe, guidance),
+        )
+        return made.images.float().cpu()
+
+    @staticmethod
+    def _calls(pipe: Any, steps: int) -> int:
+        scheduler = copy.deepcopy(pipe.scheduler)
+        dynamic = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+        scheduler.set_timesteps(steps, **dynamic)
+        return len(scheduler.timesteps)
+
+    def _ratios(self, pipe: Any, steps: int, calls: int, guidance: float) -> list[float]:
+        """Those of MagCache, from one run of the first batch for every sampler, guidance and number of steps."""
+        key = (type(pipe.scheduler).__name__, str(pipe.scheduler.config), steps, guidance)
+        if key not in self.calibrated:
+            run = functools.partial(self._part, pipe, self.parts[0], steps, guidance)
+            self.calibrated[key] = magcache_ratios(pipe, calls, run)
+        return self.calibrated[key]
 
 
 def median_psnr(pictures: torch.Tensor, reference: torch.Tensor) -> float:
@@ -160,16 +164,21 @@ def _labels(count: int) -> tuple[list[str], dict[str, list[int]]]:
     return texts, {"garment": [g for g, _ in labels], "colour": [c for _, c in labels]}
 
 
-def _judged(pictures: torch.Tensor, labels: dict[str, list[int]]) -> dict[str, float | None]:
-    """Shares of pictures in which the judge sees what was asked for."""
+@functools.cache
+def judge() -> Any:
+    """The judge of the shipped model."""
     import fewstep.assets
 
     from .judge import Judge
 
+    return Judge.from_pretrained(Path(fewstep.assets.__file__).parent / "models" / "garments-judge")
+
+
+def _judged(pictures: torch.Tensor, labels: dict[str, list[int]]) -> dict[str, float | None]:
+    """Shares of pictures in which the judge sees what was asked for."""
     if not labels:
         return {"garment_accuracy": None, "colour_accuracy": None}
-    judge = Judge.from_pretrained(Path(fewstep.assets.__file__).parent / "models" / "garments-judge")
-    answers = judge.answers(pictures * 2 - 1)
+    answers = judge().answers(pictures * 2 - 1)
     return {
         f"{question}_accuracy": round(float((answers[question] == torch.tensor(wanted)).float().mean()), 4)
         for question, wanted in labels.items()
@@ -182,7 +191,7 @@ def measure_caches(
     guidance: Sequence[float] = (1.0, 3.0),
     count: int = 24,
     caches: Sequence[str] = CACHES,
-    hosts: Sequence[str] = HOSTS,
+    hosts: Sequence[str | Contender] = HOSTS,
     prompts: Sequence[str] | None = None,
     batch: int = 24,
     repeats: int = 3,
@@ -193,12 +202,12 @@ def measure_caches(
 
     Args:
         model: what `fewstep.pipelines.load` takes, or a pipeline, which is then given each host in turn.
-        steps: of the full run.
+        steps: network calls of the full run; a sampler with two a step takes half as many steps.
         guidance: scales.
         count: pictures; picture i has seed `seed` + i.
         caches: texts as `split_caches` knows them. ``none`` is always measured, and so is ``fewer-steps``, with as many
             steps as each of the caches made calls.
-        hosts: samplers by name.
+        hosts: samplers by any name that `fewstep.pipelines.set_sampler` takes, or as `contenders.Contender`.
         prompts: `count` texts; by default captions of the shipped model, which alone is judged.
         batch: pictures that go through the network together.
         repeats: runs of every cell, interleaved; the best time counts.
@@ -225,9 +234,10 @@ def measure_caches(
     bench = _Bench(pipe, texts, batch, seed)
     rows: list[dict[str, Any]] = []
     for host in hosts:
-        set_sampler(pipe, host)
+        made = host if isinstance(host, Contender) else Contender(host, host)
+        set_sampler(pipe, made.sampler, **made.fields, **made.hidden)
         for scale in guidance:
-            for row in _cell(bench, host, float(scale), steps, names, labels, repeats):
+            for row in _cell(bench, made, float(scale), steps, names, labels, repeats):
                 rows.append(row)
                 if progress is not None:
                     progress(row)
@@ -235,12 +245,13 @@ def measure_caches(
 
 
 def _cell(
-    bench: _Bench, host: str, guidance: float, steps: int, names: Sequence[str], labels: Any, repeats: int
+    bench: _Bench, host: Contender, guidance: float, calls: int, names: Sequence[str], labels: Any, repeats: int
 ) -> Iterator[dict[str, Any]]:
     """Rows of one sampler and one guidance scale."""
-    bench.run(1, guidance, "none")  # first calls are slower
+    steps = host.steps(calls)
+    bench.run(1 if host.can_make(1) else steps, guidance, "none")  # first calls are slower
     plan = [("none", steps), *[(n, steps) for n in names if n not in ("none", "fewer-steps")]]
-    made: dict[tuple[str, int], tuple[torch.Tensor, int | None]] = {}
+    made: dict[tuple[str, int], tuple[torch.Tensor, float]] = {}
     times: dict[tuple[str, int], float] = {}
     notes: dict[tuple[str, int], str] = {}
     for repeat in range(repeats):
@@ -250,21 +261,24 @@ def _cell(
             try:
                 pictures, seconds, real = bench.run(cell[1], guidance, "none" if cell[0] == "fewer-steps" else cell[0])
             except ValueError as error:
-                notes[cell] = str(error)
+                if cell[0] == "none":
+                    raise
+                notes[cell] = _sentence(error)
                 continue
             made[cell] = pictures, real
             times[cell] = min(seconds, times.get(cell, seconds))
         if repeat == 0:
-            counts = {real for (name, _), (_, real) in made.items() if name.startswith("ab") and real is not None}
-            fewer = [("fewer-steps", real) for real in sorted(counts, reverse=True) if real < steps]
-            plan += fewer
-            for cell in fewer:
-                pictures, times[cell], _ = bench.run(cell[1], guidance, "none")
-                made[cell] = pictures, cell[1]
-    reference, full = made[plan[0]][0], times[plan[0]]
+            counts = {math.ceil(real) for (name, _), (_, real) in made.items() if name != "none"}
+            fewer = {host.steps(count) for count in counts if count < made[plan[0]][1] and host.can_make(count)}
+            fewer_cells = [("fewer-steps", few) for few in sorted(fewer, reverse=True) if few < steps]
+            plan += fewer_cells
+            for cell in fewer_cells:
+                pictures, times[cell], real = bench.run(cell[1], guidance, "none")
+                made[cell] = pictures, real
+    (reference, every), full = made[plan[0]], times[plan[0]]
     for cell in plan:
         name, taken = cell
-        row: dict[str, Any] = {"sampler": host, "cache": name, "guidance": guidance, "steps": taken}
+        row: dict[str, Any] = {"sampler": host.name, "cache": name, "guidance": guidance, "steps": taken}
         if cell in notes:
             yield {**row, **dict.fromkeys(FIGURES), "note": notes[cell]}
             continue
@@ -273,13 +287,18 @@ def _cell(
         yield {
             **row,
             "real_calls": real,
-            "skipped": None if real is None else taken - real,
+            "skipped": 0 if name == "fewer-steps" else round(every - real, 1) if real % 1 else int(every - real),
             "psnr": round(psnr, 2) if psnr < float("inf") else None,
             **_judged(pictures, labels),
             "seconds": round(times[cell], 3),
             "speedup": round(full / times[cell], 3),
             "note": "the same pictures" if psnr == float("inf") else "" if psnr == psnr else "pictures are not finite",
         }
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())
 
 
 def row_line(row: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .benchmark_cells import write_atomically
-from .benchmark_output import csv_table, shown
+from .benchmark_output import csv_table, is_poorer, shown
 from .results import write_results
 
 Row = Mapping[str, Any]
@@ -159,9 +159,14 @@ def cache_plots(rows: Sequence[Row], folder: str | Path, stem: str = "caches") -
 def write_cache_outputs(
     folder: str | Path, command: str, settings: Mapping[str, Any], rows: Sequence[Row], json: str | None = None
 ) -> list[Path]:
-    """Write ``caches.json``, ``caches.md``, ``caches.csv`` and a plot into `folder`; the JSON also to `json`."""
+    """Write ``caches.json``, ``caches.md``, ``caches.csv`` and a plot into `folder`; the JSON also to `json`.
+
+    A run that is not complete leaves `json` alone, and in `folder` a result with more rows.
+    """
     folder = Path(folder)
-    files = [folder / "caches.json", *([Path(json)] if json else [])]
+    if is_poorer(folder / "caches.json", settings, rows):
+        return []
+    files = [folder / "caches.json", *([Path(json)] if json and settings.get("complete", True) else [])]
     for path in files:
         write_results(path, command, settings, rows)
     for name, text in (("caches.md", markdown_table(rows)), ("caches.csv", csv_table(rows))):

@@ -20,8 +20,10 @@ import torch
 
 from .benchmark_cells import Arrays, Cell, OutOfTime, Share, Store, measure
 from .benchmark_options import positive
-from .benchmark_run import Outcome, Told, silent
-from .cache_benchmark import FIGURES, HOSTS, measure_caches, split_caches
+from .benchmark_run import Outcome, Told, check_fit, silent
+from .cache_benchmark import FIGURES, HOSTS, judge, measure_caches, split_caches
+from .contenders import Contender, select
+from .features import hash_of_module
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class CacheOptions:
     Attributes:
         caches: texts as `cache_benchmark.split_caches` knows them.
         model: a shipped model, a folder, or a name on the hub.
-        samplers: names that `fewstep.pipelines.set_sampler` takes.
-        steps: of the full run.
+        samplers: words that `contenders.select` understands.
+        steps: network calls of the full run.
         guidance: guidance scales.
         count: pictures.
         seed: of the first picture.
@@ -82,8 +84,8 @@ class CacheOptions:
             raise ValueError(
                 f"the model {self.model!r} brings no prompts of its own; give a file of prompts, one a line"
             )
-        for name in self.samplers:
-            _check_sampler(name)
+        if self.model == "garments":  # before a model is loaded
+            check_fit(select(self.samplers), "vp", (self.steps,))
 
     def command(self) -> str:
         """The command line that measures the same; where the results are and how long is left out."""
@@ -97,31 +99,21 @@ class CacheOptions:
         return shlex.join(given)
 
 
-def _check_sampler(name: str) -> None:
-    """Refuse a sampler that cannot exist before a model is loaded."""
-    from fewstep.samplers import resolve
-
-    if name in ("all", "fewstep", "diffusers") or "*" in name:
-        raise ValueError(f"with caches, samplers are named one by one (such as {','.join(HOSTS)}), got {name!r}")
-    if not name.startswith("diffusers:") and not name.endswith(".json"):
-        resolve(name)
-
-
 def run_cache_benchmark(options: CacheOptions, json: str | None = None, told: Told = silent) -> Outcome:
     """Measure, and write ``caches.json``, ``caches.md``, ``caches.csv`` and a plot into `options.out`.
 
     Args:
         options: what to measure.
-        json: a second place for the result file.
+        json: a second place for the result file, written once everything is measured.
         told: hears how far it is.
 
     Raises:
         ValueError: several processes were started.
         OSError: the folder cannot be written.
     """
-    from fewstep.pipelines import load_model, set_sampler
+    from fewstep.pipelines import load_model
 
-    from .benchmark_problems import ModelProblem
+    from .benchmark_problems import ModelProblem, measure_hash
     from .benchmark_run import read_prompts
     from .cache_output import write_cache_outputs
 
@@ -136,17 +128,28 @@ def run_cache_benchmark(options: CacheOptions, json: str | None = None, told: To
     pipe: Any = load_model(options.model, device=options.device, dtype=options.dtype)
     problem = ModelProblem(pipe, texts or [options.model], options.seed, options.model)
     pipe.set_progress_bar_config(disable=True)
-    for name in options.samplers:  # what this model cannot have is refused before anything is measured
-        set_sampler(pipe, name)
+    hosts = select(options.samplers, problem.process)
+    check_fit(hosts, problem.process, (options.steps,))
+    for host in hosts:  # what this model cannot have is refused before anything is measured
+        problem.make_scheduler(host, None, 1.0)
+    store.forget_failures()
     common = {
         "kind": "cache",
         "problem": dict(problem.fingerprint),
+        "code": measure_hash("cache_benchmark", "cache_built_in", "judge"),
+        "judging": problem.judging() | ({"judge": hash_of_module(judge())} if options.model == "garments" else {}),
         "threads": torch.get_num_threads(),
         **{name: getattr(options, name) for name in ("steps", "count", "batch", "repeats")},
         "caches": list(options.caches),
     }
-    pairs = [(name, scale) for name in options.samplers for scale in options.guidance]
-    cells = [Cell({**common, "sampler": name, "guidance": float(scale)}, 1, 1) for name, scale in pairs]
+    host_of: dict[str, Contender] = {}
+    cells = []
+    for host in hosts:
+        hidden = sorted(f"{key}={value.__name__}" for key, value in host.hidden.items())
+        for scale in options.guidance:
+            own = {"sampler": host.name, "method": host.sampler, "fields": dict(host.fields), "hidden": hidden}
+            cells.append(Cell({**common, **own, "guidance": float(scale)}, 1, 1))
+            host_of[cells[-1].key] = host
 
     def compute(cell: Cell, items: range) -> dict[str, Any]:
         found = measure_caches(
@@ -155,7 +158,7 @@ def run_cache_benchmark(options: CacheOptions, json: str | None = None, told: To
             [cell.settings["guidance"]],
             options.count,
             options.caches,
-            [cell.settings["sampler"]],
+            [host_of[cell.key]],
             texts,
             options.batch,
             options.repeats,
@@ -183,7 +186,12 @@ def run_cache_benchmark(options: CacheOptions, json: str | None = None, told: To
         "complete": complete,
     }
     files = write_cache_outputs(options.out, options.command(), settings, rows, json)
-    return Outcome(rows, settings, complete, files)
+    outcome = Outcome(rows, settings, complete, files)
+    if not files:
+        outcome.notes.append(f"{options.out} keeps its result, which has more rows than this run, which was stopped")
+    elif json and not complete:
+        outcome.notes.append(f"{json} is written once everything is measured")
+    return outcome
 
 
 def _is_over(begin: float, limit: float | None) -> bool:

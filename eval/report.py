@@ -167,6 +167,17 @@ SECTIONS: tuple[Section, ...] = (
         winners_table,
     ),
     (
+        "samplers-garments-closest",
+        "The closest of them once more, on 256 pictures: a few pictures that end in another place make most of the "
+        "error, so the order of neighbours on 48 pictures is partly chance.",
+        winners_table,
+    ),
+    (
+        "samplers-garments-guidance",
+        "Without guidance and with strong guidance, solver error alone:",
+        winners_table,
+    ),
+    (
         "momentum-garments",
         "Solver error on `garments`: root mean square distance of the final latents to a converged run from the same "
         "noise.",

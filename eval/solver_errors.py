@@ -130,6 +130,9 @@ def reference_solutions(
     cells = [_cell(problem, solver, g, steps, count, batch) for g in guidances]
     checks = [_cell(problem, second, g, steps, min(CHECKED, count), batch) for g in guidances]
 
+    if share is None or share.rank == 0:
+        store.forget_failures([*cells, *checks])
+
     def compute(cell: Cell, items: range) -> Mapping[str, Any]:
         which = second if cell.settings["sampler"] == second.contender.sampler else solver
         run = problem.run(which.contender, which.grid, cell.settings["guidance"], steps, items)
@@ -142,8 +145,8 @@ def reference_solutions(
     found = {}
     for g, cell, check, row in zip(guidances, cells, checks, rows, strict=False):
         whole, other = store.joined(cell), store.joined(check)
-        if whole is None or other is None or "error" in whole or "error" in other:
-            reason = (whole or {}).get("error", (other or {}).get("error", "a part is missing"))
+        if whole is None or other is None:
+            reason = store.failure(cell) or store.failure(check) or "a part is missing"
             raise RuntimeError(f"the reference solution at guidance {g:g} could not be computed: {reason}")
         latents = torch.from_numpy(whole["latents"])
         if not latents.isfinite().all():

@@ -33,7 +33,7 @@ def test_a_benchmark_out_of_time_exits_with_3_and_goes_on(fewstep):
     [
         (["--samplers", "ghbv"], "unknown sampler 'ghbv', did you mean"),
         (["--model", "garmets"], "did you mean 'garments'"),
-        (["--nfe", "8;10"], "--nfe is a list of numbers"),
+        (["--nfe", "8;10"], "--nfe is a list of whole numbers"),
         (["--metrics", "rms"], "did you mean 'rmse'"),
         (["--out", "file"], "is a file"),
         (["--processes", "0"], "processes must be"),

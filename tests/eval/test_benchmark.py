@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep.eval.benchmark import main, run_benchmark
+from fewstep.eval.benchmark import failures, main, run_benchmark
 from fewstep.eval.benchmark_cells import Cell, OutOfTime, Share, Store, measure
 from fewstep.eval.benchmark_metrics import DIVERGED, channel_statistics, magnitude_score, row_of_arrays
 from fewstep.eval.benchmark_options import Options, command_of
@@ -98,6 +98,21 @@ def test_what_a_sampler_cannot_do_is_the_cells_row_and_not_the_end(tmp_path):
 
     with pytest.raises(RuntimeError, match="out of memory"):
         measure(Store(tmp_path), [Cell({"a": 3}, 10, 2)], full, total)
+
+
+def test_what_failed_is_tried_again_by_the_next_run_alone(tmp_path):
+    tries = []
+
+    def failing(cell, items):
+        tries.append(items)
+        raise RuntimeError("the device is busy")
+
+    store, cell = Store(tmp_path), Cell({"a": 1}, 10, 2)
+    for _ in range(2):  # the other processes of the same run
+        assert measure(store, [cell], failing, total) == [{"error": "RuntimeError: the device is busy"}]
+    assert tries == [range(2)]
+    store.forget_failures()
+    assert measure(store, [cell], squares, total) == [{"sum": 285, "parts": 5}]
 
 
 @pytest.mark.parametrize("damage", [b"", b"no archive", b"PK\x03\x04 cut short"])
@@ -235,6 +250,37 @@ def test_a_run_out_of_time_writes_what_it_has_and_goes_on_to_the_same_end(done, 
     assert figures(run_benchmark(options(tmp_path)).rows) == figures(outcome.rows)
 
 
+def test_a_run_that_is_stopped_leaves_what_has_more_rows(tmp_path):
+    whole = run_benchmark(options(tmp_path), str(tmp_path / "copy.json"))
+    before = [(path, path.read_bytes()) for path in (*whole.files, tmp_path / "copy.json")]
+    stopped = run_benchmark(options(tmp_path, reference_steps=31, limit_time=0.0), str(tmp_path / "copy.json"))
+    assert not stopped.complete
+    assert "keeps its result" in stopped.notes[-1]
+    assert [(path, path.read_bytes()) for path, _ in before] == before
+    elsewhere = options(tmp_path, out=str(tmp_path / "other"), limit_time=0.0)
+    assert run_benchmark(elsewhere, str(tmp_path / "other.json")).notes[-1].endswith("once everything is measured")
+    assert not (tmp_path / "other.json").exists()
+
+
+def test_code_is_part_of_what_a_cell_is_named_after():
+    from fewstep.eval.benchmark_oracles import OracleProblem
+    from fewstep.eval.benchmark_problems import _meaning, code_hash
+
+    assert OracleProblem("gaussian").fingerprint["versions"]["code"] == code_hash()
+    text = "def f(x):\n    return x + 1\n"
+    assert _meaning(text) == _meaning('"Said."\n\ndef f(x):  # why\n    "Said."\n    return x+1\n')
+    assert _meaning(text) != _meaning(text.replace("1", "2"))
+
+
+def test_contenders_that_differ_in_what_is_no_json_are_told_apart(tmp_path):
+    given = {"samplers": ("diffusers:SASolverScheduler", "diffusers SA-Solver tau 0"), "nfe": (12,)}
+    both = run_benchmark(options(tmp_path, **given, grids=("default",))).rows
+    given["samplers"] = ("diffusers SA-Solver tau 0",)
+    alone = run_benchmark(options(tmp_path, **given, grids=("default",), out=str(tmp_path / "alone"))).rows
+    assert both[1]["rmse"] == alone[0]["rmse"] != both[0]["rmse"]
+    assert alone[0]["note"] == "ends at the lowest noise level, not at clean data"
+
+
 def test_samples_do_not_depend_on_the_batch(done, tmp_path):
     _, outcome = done
     other = run_benchmark(options(tmp_path, batch=12)).rows
@@ -247,6 +293,7 @@ def test_the_command_makes_the_same_options_again(tmp_path):
     words = command_of(given)
     assert "'exponential-adams 3*,diffusers DEIS'" in words
     assert "--guidance 1,7.5" in words
+    assert command_of(Options(save_pictures=True)).endswith("--save-pictures")
     assert str(tmp_path) not in words
 
 
@@ -264,6 +311,10 @@ def test_a_sampler_that_fails_is_a_row_with_its_reason(tmp_path):
     assert {row["sampler"] for row in errors} == {"ghvb 2.5"}
     assert all(row["rmse"] is None and "out of bounds" in row["error"] for row in errors)
     assert all(row["rmse"] is not None for row in rows if row["sampler"] != "ghvb 2.5")
+    assert failures(rows)[0].startswith("ghvb 2.5 (")
+    assert failures(rows)[0].endswith("g 3, 5 calls failed: IndexError: index 5 is out of bounds")
+    again = run_benchmark(options(tmp_path, nfe=(5,))).rows
+    assert not any("error" in row for row in again)
 
 
 def test_a_pipeline_of_ones_own_with_a_file_of_prompts(tmp_path):
@@ -320,10 +371,60 @@ def test_pictures_of_the_most_accurate_samplers_alone(tmp_path):
     assert all(row["best"] for row in rows if row["fid"] is not None)
 
 
+def test_saved_pictures_are_those_that_were_judged_and_evaluate_finds_them(tmp_path):
+    from fewstep.eval.benchmark_problems import garments_problem
+    from fewstep.eval.pictures import open_pictures
+
+    given = {"model": "garments", "samplers": ("ddim",), "nfe": (5,), "count": 6, "rmse_count": 4, "batch": 4}
+    given |= {"grids": ("default",), "reference_steps": 10, "metrics": ("accuracy",), "save_pictures": True}
+    row = run_benchmark(options(tmp_path, **given), str(tmp_path / "copy" / "results.json")).rows[0]
+    problem = garments_problem(device="cpu")
+    latents = problem.run(Contender("ddim", "ddim"), None, 3.0, 5, range(4)).latents
+    expected = ((problem.pictures(latents) + 1) / 2).clamp(0, 1)
+    for path in (tmp_path / "out" / "results.json", tmp_path / "copy" / "results.json"):
+        found = open_pictures(path)
+        assert found.count == 6
+        assert torch.allclose(next(iter(found.batches(4))).images, expected, atol=1.01 / 255)
+    assert len(list((tmp_path / "out" / row["pictures"]).glob("*"))) == 6
+    again = run_benchmark(options(tmp_path, **{**given, "count": 5}))  # fewer: not those of the run before
+    assert open_pictures(tmp_path / "out" / "results.json").count == 5
+    assert again.settings["pictures"] == again.rows[0]["pictures"] != row["pictures"]
+    two = run_benchmark(options(tmp_path, **{**given, "count": 5, "nfe": (5, 6)}))
+    assert "pictures" not in two.settings
+    assert len({row["pictures"] for row in two.rows}) == 2
+
+
+def test_what_is_asked_for_and_cannot_be_had_is_said(tmp_path):
+    outcome = run_benchmark(options(tmp_path, limit_time=0.0))
+    assert outcome.notes[0] == "fid, kid, accuracy are not measured on oracle:gaussian: it has no judge"
+    assert run_benchmark(options(tmp_path, limit_time=0.0, metrics=("rmse",))).notes == []
+    (tmp_path / "prompts.txt").write_text("a red bag\n")
+    given = {"model": "garments", "prompts": str(tmp_path / "prompts.txt"), "limit_time": 0.0}
+    assert "with prompts of your own no answers are known" in run_benchmark(options(tmp_path, **given)).notes[0]
+
+
+def test_a_recipe_that_fits_no_number_of_calls_or_another_process_is_refused(tmp_path):
+    from fewstep.eval.benchmark_run import check_fit
+
+    made = Contender("tuned mine", "tuned", {}, ("vp",), only=(6, 8))
+    check_fit([made], "vp", (5, 8))
+    with pytest.raises(ValueError, match=r"tuned mine was tuned for 6, 8 network calls, and asked for are 5, 10"):
+        check_fit([made], "vp", (5, 10))
+    with pytest.raises(ValueError, match="tuned mine is for vp models, and this one is a flow model"):
+        check_fit([made], "flow", (8,))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--nfe", "five"], "list of numbers"),
+        (["--guidance", "abc"], "--guidance is a list of numbers such as 1,3,7.5"),
+        (["--prompts", "nowhere.txt"], "there is no file of prompts 'nowhere.txt'"),
+        (["--model", "oracle:gaussian", "--device", "cuda"], "leave --device away"),
+        (
+            ["--model", "oracle:gaussian", "--dtype", "float16", "--save-pictures"],
+            "leave --dtype, --save-pictures away",
+        ),
+        (["--nfe", "five"], "list of whole numbers"),
         (["--metrics", "fdi"], "did you mean 'fid'"),
         (["--grids", "karas"], "did you mean 'karras'"),
         (["--guidance", "-1"], "guidance must be"),
@@ -344,6 +445,9 @@ def test_shares_are_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert Share.of_environment() == Share(1, 3)
+    monkeypatch.setenv("RANK", "x")
+    with pytest.raises(ValueError, match="two whole numbers, got 'x' and '3'"):
+        Share.of_environment()
     monkeypatch.setenv("RANK", "3")
     with pytest.raises(ValueError, match="RANK must lie"):
         Share.of_environment()

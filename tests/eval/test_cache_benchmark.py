@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
@@ -63,16 +64,64 @@ def test_rows_are_those_of_runs_made_by_hand(tmp_path: Path) -> None:
     assert rows[5]["psnr"] == pytest.approx(median_psnr(by_hand(8), full), abs=0.1)
 
 
-def test_a_cache_of_diffusers_is_measured_where_it_fits(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Any:
     import tiny_models
 
-    pipe = tiny_models.flux(tmp_path)
-    rows = rows_of(pipe, caches=["taylorseer", "firstblock", "magcache"], hosts=["euler"])
-    assert [row["cache"] for row in rows] == ["none", "taylorseer", "firstblock", "magcache"]
-    assert rows[1]["psnr"] is not None
-    assert rows[2]["seconds"] is not None
-    assert not pipe.transformer.is_cache_enabled
-    assert "ratios" in rows[3]["note"]
+    return tiny_models.flux(tmp_path_factory.mktemp("flux"))
+
+
+def test_a_cache_of_diffusers_is_measured_where_it_fits(flux: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = rows_of(flux, caches=["taylorseer", "firstblock", "magcache"], hosts=["euler"], batch=2)
+    measured = [row for row in rows if row["cache"] != "fewer-steps"]
+    assert [row["cache"] for row in measured] == ["none", "taylorseer", "firstblock", "magcache"]
+    assert all(row["seconds"] is not None for row in rows)
+    assert not flux.transformer.is_cache_enabled
+    # calls 0 .. 4 and 9 .. 11 are ours, too; of the others TaylorSeer makes every third, from the second on
+    assert measured[1]["real_calls"] == 8 + 1
+    assert measured[1]["skipped"] == 3
+    assert measured[2]["real_calls"] <= 12
+    assert 1 <= measured[3]["real_calls"] <= 12
+    fewer = [row["real_calls"] for row in rows if row["cache"] == "fewer-steps"]
+    assert 9 in fewer  # the rival of every cache
+    assert capsys.readouterr().out == ""  # MagCache prints what it was calibrated to
+
+
+def test_magcache_is_calibrated_to_how_the_blocks_grow(flux: Any) -> None:
+    from fewstep.eval.cache_built_in import magcache_ratios
+    from fewstep.pipelines import set_sampler
+
+    set_sampler(flux, "euler").set_progress_bar_config(disable=True)
+    residuals, kept = [], {}
+    first, last = flux.transformer.transformer_blocks[0], flux.transformer.single_transformer_blocks[-1]
+    handles = [
+        first.register_forward_pre_hook(lambda _, args, more: kept.update(x=more["hidden_states"]), with_kwargs=True),
+        last.register_forward_hook(lambda _, args, made: residuals.append(made[1] - kept["x"])),
+    ]
+
+    def run() -> None:
+        flux(["a boot"], num_inference_steps=6, guidance_scale=3.0, generator=generators([0]), output_type="latent")
+
+    run()
+    for handle in handles:
+        handle.remove()
+    norms = [made.norm(dim=-1) for made in residuals]
+    expected = [1.0, *[float((b / a).mean()) for a, b in itertools.pairwise(norms)]]
+    assert magcache_ratios(flux, 6, run) == pytest.approx(expected, rel=1e-4)
+    assert not flux.transformer.is_cache_enabled
+
+
+def test_samplers_with_two_calls_a_step_are_compared_at_equal_calls(tmp_path: Path) -> None:
+    import tiny_models
+
+    from fewstep.eval.contenders import contenders
+
+    pipe = tiny_models.stable_diffusion(tmp_path)
+    rows = rows_of(pipe, caches=["none"], hosts=[contenders()["diffusers Heun"], contenders()["diffusers PLMS"]])
+    assert [(row["sampler"], row["steps"], row["real_calls"]) for row in rows] == [
+        ("diffusers Heun", 6, 11),
+        ("diffusers PLMS", 11, 12),
+    ]
 
 
 def test_psnr_is_that_of_its_definition() -> None:
@@ -90,6 +139,8 @@ def test_lists_of_caches_are_split_where_a_name_begins() -> None:
         assert split_caches(name) == [name]
     with pytest.raises(ValueError, match="unknown cache 'taylorsear', did you mean 'taylorseer'"):
         split_caches("none,taylorsear")
+    with pytest.raises(ValueError, match="the cache setting interval cannot be '9x'"):
+        split_caches("ab:2,9x")
     with pytest.raises(ValueError, match="no setting 'odrer'"):
         split_caches("ab:odrer=2")
 

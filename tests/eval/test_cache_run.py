@@ -93,8 +93,9 @@ def test_a_run_that_was_stopped_measures_only_what_is_missing(folder: Path) -> N
         ({"caches": ("",)}, "name at least one cache"),
         ({"model": "oracle:gaussian"}, "an exact model without a network"),
         ({"prompts": None}, "brings no prompts"),
-        ({"samplers": ("all",)}, "named one by one"),
-        ({"samplers": ("ghbv",)}, "did you mean 'ghvb'"),
+        ({"prompts": "nowhere.txt"}, "there is no file of prompts 'nowhere.txt'"),
+        ({"samplers": ("diffusers:EDMEulerScheduler",)}, "is for EDM models"),
+        ({"samplers": ("ghbv",)}, "did you mean 'ghvb"),
         ({"samplers": ("diffusers:Nope",)}, "Nope"),
         ({"guidance": (float("nan"),)}, "guidance must be"),
         ({"count": 0}, "count must be"),
@@ -103,9 +104,27 @@ def test_a_run_that_was_stopped_measures_only_what_is_missing(folder: Path) -> N
     ],
 )
 def test_what_cannot_be_measured_is_refused_with_a_sentence(folder: Path, more: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         run_cache_benchmark(options(folder, "refused", **more))
     assert not list((folder / "refused").glob("caches.*"))
+
+
+def test_samplers_are_named_as_in_the_comparison_of_samplers(folder: Path) -> None:
+    given = {"samplers": ("diffusers DPM++ ?M", "ghvb 2.5"), "caches": ("none",), "guidance": (1.0,)}
+    rows = run_cache_benchmark(options(folder, "words", **given)).rows
+    assert [row["sampler"] for row in rows] == ["diffusers DPM++ 2M", "diffusers DPM++ 3M", "ghvb 2.5"]
+
+
+def test_a_run_that_is_stopped_leaves_what_has_more_rows(folder: Path) -> None:
+    given = {"caches": ("none",), "guidance": (1.0,)}
+    whole = run_cache_benchmark(options(folder, "rich", **given))
+    before = (folder / "rich" / "caches.json").read_bytes()
+    stopped = run_cache_benchmark(options(folder, "rich", **given, seed=9, limit_time=0.0), str(folder / "no.json"))
+    assert whole.complete
+    assert not stopped.complete
+    assert "keeps its result" in stopped.notes[0]
+    assert (folder / "rich" / "caches.json").read_bytes() == before
+    assert not (folder / "no.json").exists()
 
 
 def test_several_processes_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

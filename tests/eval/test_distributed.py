@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,12 @@ MEASURED = {
 }
 WORDS = [word for name, value in MEASURED.items() for word in (f"--{name}", value)]
 ENVIRONMENT = {**{k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}, "OMP_NUM_THREADS": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def benchmark(folder: Path, *launcher: str, words: tuple[str, ...] = ()) -> list[dict]:
@@ -66,7 +73,7 @@ def test_two_processes_of_accelerate_give_the_figures_of_one(alone, tmp_path):
         "--dynamo_backend",
         "no",
         "--main_process_port",
-        "29617",
+        str(free_port()),
     )
     same(benchmark(tmp_path, *launcher, *machine, "-m"), alone)
     assert json.loads((tmp_path / "results.json").read_text())["settings"]["processes"] == 2

@@ -132,3 +132,16 @@ def test_what_makes_no_sense_is_refused_before_anything_is_computed(gaussian, gi
 def test_unknown_problems_are_refused(name, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=r"unknown exact model|process of an exact|did you mean"):
         solver_error(name, "ddim", cache=tmp_path)
+
+
+def test_a_reference_that_failed_is_tried_again_and_says_why(tmp_path):
+    from fewstep.eval.benchmark_oracles import OracleProblem
+
+    class Busy(OracleProblem):
+        def run(self, *given):
+            raise RuntimeError("the device is busy")
+
+    given = {"steps": 20, "cache": tmp_path}
+    with pytest.raises(RuntimeError, match="at guidance 1 could not be computed: RuntimeError: the device is busy"):
+        reference_solutions(Busy("gaussian"), [1.0], 4, **given)
+    assert reference_solutions(OracleProblem("gaussian"), [1.0], 4, **given)[1.0].latents.isfinite().all()
