@@ -221,7 +221,7 @@ class Benchmark:
         for family in ("fewstep", "diffusers"):
             names = [made.name for made in self.contenders if made.family == family and made.can_make(nfe)]
             found |= set(sorted(names, key=lambda name: chosen[name, guidance, nfe].error)[:most])
-        return found
+        return found | {made.name for made in self.contenders if made.only and made.can_make(nfe)}  # tuned for it
 
     def run(self) -> Outcome:
         """Measure everything, or what the time allows."""

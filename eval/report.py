@@ -90,38 +90,42 @@ def winners_table(report: dict[str, Any]) -> str:
     """
     tuned = [row for row in report["rows"] if row["grid"] == "tuned"]
     rows = [row for row in report["rows"] if row["grid"] != "tuned"]
+    parts = [
+        _compared(rows, None, "Each side's best sampler at its best grid"),
+        _compared(rows, "default", "The same at the default grids"),
+    ]
+    return "\n\n".join(parts + ([tuned_table(report)] if tuned else []))
+
+
+def tuned_table(report: dict[str, Any]) -> str:
+    """The samplers that were tuned for the model against the best of diffusers'."""
+    tuned = [row for row in report["rows"] if row["grid"] == "tuned"]
     scales = {row["guidance"] for row in tuned}
+    rivals = [row for row in report["rows"] if row["family"] == "diffusers" and row["guidance"] in scales]
+    title = "The samplers tuned for this model at guidance 3 (`assets/tuned`) against the best of diffusers'"
+    return _compared([*tuned, *rivals], None, f"{title} at its best grid")
+
+
+def _compared(rows: Sequence[Mapping[str, Any]], only: str | None, title: str) -> str:
+    """One table of winners: a row a guidance and number of calls, three cells a column that was measured."""
     columns = [column for column in ("rmse", "fid") if any(row.get(column) is not None for row in rows)]
-    parts = []
-    for only, title, here in (
-        (None, "Each side's best sampler at its best grid", rows),
-        ("default", "The same at the default grids", rows),
-        (
-            None,
-            "The samplers tuned for this model at guidance 3 (`assets/tuned`) against the best of diffusers' at its "
-            "best grid",
-            [*tuned, *(row for row in rows if row["family"] == "diffusers" and row["guidance"] in scales)],
-        ),
-    ):
-        if not here:
-            continue
-        head = ["guidance", "calls"]
+    head = ["guidance", "calls"]
+    for column in columns:
+        head += [f"{_name(column)}, fewstep", f"{_name(column)}, diffusers", "ratio"]
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " --- |" * (len(head) - 1)]
+    found = {column: {(w.guidance, w.nfe): w for w in winners(rows, column, only)} for column in columns}
+    for pair in sorted({pair for some in found.values() for pair in some}):
+        cells = [f"{pair[0]:g}", f"{pair[1]}"]
         for column in columns:
-            head += [f"{_name(column)}, fewstep", f"{_name(column)}, diffusers", "ratio"]
-        lines = ["| " + " | ".join(head) + " |", "| --- |" + " --- |" * (len(head) - 1)]
-        found = {column: winners(here, column, only) for column in columns}
-        cells: dict[tuple[float, int], list[str]] = {}
-        for column in columns:
-            for w in found[column]:
-                ratio = "–" if w.ratio != w.ratio else f"**{w.ratio:.2f}**" if w.ratio < 0.9995 else f"{w.ratio:.2f}"
-                cells.setdefault((w.guidance, w.nfe), []).extend(
-                    [_side(w.ours, column), _side(w.theirs, column), ratio]
-                )
-        lines += [f"| {g:g} | {n} | " + " | ".join(row) + " |" for (g, n), row in sorted(cells.items())]
-        lost = [w for column in columns for w in found[column] if w.lost]
-        said = f"We lose at {_where(lost)}." if lost else "At none of these does a sampler of diffusers do better."
-        parts.append(f"{title} (ratio: ours over theirs, bold where we win):\n\n" + "\n".join(lines) + f"\n\n{said}")
-    return "\n\n".join(parts)
+            w = found[column].get(pair)
+            ratio = "–" if w is None or w.ratio != w.ratio else f"{w.ratio:.2f}"
+            bold = w is not None and w.ratio < 0.995
+            ours, theirs = (None, None) if w is None else (w.ours, w.theirs)
+            cells += [_side(ours, column), _side(theirs, column), f"**{ratio}**" if bold else ratio]
+        lines.append("| " + " | ".join(cells) + " |")
+    lost = [w for column in columns for w in found[column].values() if w.lost]
+    said = f"We lose at {_where(lost)}." if lost else "At none of these does a sampler of diffusers do better."
+    return f"{title} (ratio: ours over theirs, bold where we win):\n\n" + "\n".join(lines) + f"\n\n{said}"
 
 
 def guidance_table(report: dict[str, Any]) -> str:
@@ -168,9 +172,9 @@ SECTIONS: tuple[Section, ...] = (
     ),
     (
         "samplers-garments-closest",
-        "The closest of them once more, on 256 pictures: a few pictures that end in another place make most of the "
-        "error, so the order of neighbours on 48 pictures is partly chance.",
-        winners_table,
+        "The closest once more on 256 pictures: a few pictures that end in another place make most of the error, so "
+        "the ratios on 48 pictures above are partly chance.",
+        tuned_table,
     ),
     (
         "samplers-garments-guidance",

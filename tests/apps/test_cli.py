@@ -46,7 +46,8 @@ def test_a_real_process_says_one_sentence_and_exits_2(tiny_folder: Path, tmp_pat
 @pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
 def test_interrupting_a_real_process_exits_130(tiny_folder: Path, tmp_path: Path) -> None:
     words = ["generate", "a boot", "--model", str(tiny_folder), "--steps", "1000", "--count", "64", "--json"]
-    code = (  # says when the run has begun
+    code = (  # says when the run has begun; a shell starts what runs in its background with interrupts ignored
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import fewstep.pipelines.generation as g; from fewstep.apps.cli import run; import sys\n"
         "own = g.own_run\n"
         "def begun(*words):\n"

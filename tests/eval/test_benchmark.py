@@ -451,3 +451,23 @@ def test_shares_are_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("RANK", "3")
     with pytest.raises(ValueError, match="RANK must lie"):
         Share.of_environment()
+
+
+def test_other_weights_of_the_decoder_are_another_cell_of_pictures_but_not_of_latents(tmp_path):
+    from fewstep.eval.benchmark_problems import garments_problem
+    from fewstep.eval.benchmark_run import Benchmark
+
+    problem = garments_problem(device="cpu")
+    made = Contender("ddim", "ddim")
+
+    def keys():
+        bench = Benchmark(options(tmp_path, model="garments", samplers=("ddim",)), problem)
+        return [bench.cell(made, None, 3.0, 5, 4, pictures).key for pictures in (False, True)]
+
+    before = keys()
+    assert keys() == before
+    with torch.no_grad():
+        next(problem.pipe.vae.decoder.parameters()).mul_(1.01)
+    after = keys()
+    assert after[0] == before[0]
+    assert after[1] != before[1]

@@ -84,6 +84,12 @@ def test_tuned_samplers_have_a_table_of_their_own():
     assert "ghvb" not in tuned
 
 
+def test_every_row_has_a_cell_for_every_column():
+    rows = [row("ghvb 2.5", 5, 0.3, 12.0), row("diffusers DEIS", 5, 0.2, 11.0), row("ghvb 2.5", 8, 0.1)]
+    table = [line for line in winners_table({"rows": rows}).split("\n") if line.startswith("|")]
+    assert {line.count("|") for line in table} == {9}
+
+
 def test_a_readme_is_made_from_the_results_and_then_up_to_date(tmp_path):
     readme, results, images = tmp_path / "README.md", tmp_path / "results", tmp_path / "assets" / "images"
     readme.write_text(README)
