@@ -30,8 +30,7 @@ class Options:
         grids: ``all``, ``default`` (each contender's own alone), or names of grids.
         metrics: of `benchmark_metrics.METRICS`.
         picture_samplers: measure the metrics of pictures only for so many samplers of each family, those with the
-            smallest solver error while the grids were chosen, each at its best grid, and for tuned samplers; 0 is all, at
-            both grids.
+            smallest solver error while the grids were chosen, each at its best grid, and tuned ones; 0 is all, at both.
         seed: of the first sample.
         batch: samples that go through the network together.
         out: folder of the results.

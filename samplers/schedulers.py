@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -239,6 +240,9 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         settled = {"_process": kind, "_method": self.method_class.name, "_class_name": type(self).__name__}
         if "prediction_type" in implied:
             settled["prediction_type"] = "flow_prediction" if kind == "flow" else "epsilon"
+        for item in dataclasses.fields(self.method_class):
+            if item.metadata.get("table"):  # lists, as it is when it comes back from a file
+                settled[item.name] = json.loads(json.dumps(config[item.name]))
         self.register_to_config(**settled)
         config = self.config
         if config.thresholding and kind != "vp":
