@@ -26,6 +26,8 @@ from typing import Any
 
 import numpy as np
 
+from fewstep.pipelines.files import write_atomically
+
 #: Arrays of a part: those with one entry an item are joined along the first axis, numbers become one entry a part.
 Arrays = dict[str, np.ndarray]
 #: ``compute(cell, items) -> arrays`` of one part.
@@ -77,20 +79,6 @@ class Cell:
     def parts(self) -> list[range]:
         """The items of every part."""
         return [range(a, min(a + self.batch, self.items)) for a in range(0, self.items, self.batch)]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that appears at `path` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 class Store:

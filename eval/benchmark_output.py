@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .benchmark_cells import write_atomically
+from fewstep.pipelines.files import write_atomically
+
 from .results import write_results
 
 _SHOWN = ("rmse", "median_error", "fid", "kid", "garment_accuracy", "colour_accuracy", "divergence_rate")

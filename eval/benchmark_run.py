@@ -357,7 +357,7 @@ def save_pictures(folder: Path, pictures: Any, items: range) -> None:
     import torch
     from PIL import Image
 
-    from .benchmark_cells import write_atomically
+    from fewstep.pipelines.files import write_atomically
 
     pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     for item, picture in zip(items, pixels, strict=True):

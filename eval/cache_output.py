@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .benchmark_cells import write_atomically
+from fewstep.pipelines.files import write_atomically
+
 from .benchmark_output import csv_table, is_poorer, shown
 from .results import write_results
 

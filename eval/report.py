@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import fewstep.assets
+from fewstep.pipelines.files import write_atomically
 from fewstep.samplers import methods
 
-from .benchmark_cells import write_atomically
 from .cache_output import caches_table
 from .comparison import Winner, winners
 
