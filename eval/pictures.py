@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -262,6 +263,11 @@ def as_images(array: np.ndarray, signed: bool = False, where: str = "", first: i
     else:
         low = -1.0 if signed else 0.0
         small, large = float(x.min()), float(x.max())
+        if not (math.isfinite(small) and math.isfinite(large)):
+            raise ValueError(
+                f"{where} must hold finite floats, and among pictures {first} to {first + len(x) - 1} some are NaN or "
+                "infinite"
+            )
         if not (low - 1e-3 <= small and large <= 1 + 1e-3):
             hint = "" if signed else "; pictures in [-1, 1] want --signed (signed=True)"
             raise ValueError(

@@ -13,24 +13,21 @@ an uninterrupted one does, up to rounding. Test images are only ever measured on
 from __future__ import annotations
 
 import json
-import math
-import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from copy import deepcopy
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from fewstep.eval.judge import Judge, parameter_count
@@ -45,11 +42,9 @@ from .garments_data import (
     load_fashion_mnist,
 )
 from .garments_statistics import write_statistics
+from .training import Fit, average_of, console, read_checkpoint, train, write_checkpoint
 
 MAX_TOKENS = 32
-CHECKPOINT_SECONDS = 120.0
-Network = TypeVar("Network", bound=nn.Module)
-console = Console()
 
 
 class Stage(StrEnum):
@@ -60,19 +55,6 @@ class Stage(StrEnum):
     measure = "measure"
     statistics = "statistics"
     all = "all"
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How long and how fast a stage trains."""
-
-    steps: int
-    batch: int
-    rate: float  # peak learning rate of AdamW
-    hold: float  # share of the run at the peak rate; the rest is a cosine down to 1 % of it
-    warmup: int = 100
-    ema: float = 0.999
-    minutes: float | None = None  # stop, with the rate fully decayed, after this much training if that comes first
 
 
 FITS = {
@@ -275,120 +257,6 @@ class CaptionTable:
 # ---------------------------------------------------------------------------------------------------------- training
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The source of all randomness of one training step."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
-
-
-def write_checkpoint(file: Path, content: dict[str, Any]) -> None:
-    """Write beside the file first, so that a crash leaves the previous checkpoint whole."""
-    partial = file.with_suffix(".partial")
-    torch.save(content, partial)
-    os.replace(partial, file)
-
-
-def read_checkpoint(file: Path, stage: Stage) -> dict[str, Any]:
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no {file.name} in {file.parent}; run --stage {stage.value} first.")
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def learning_rate(fit: Fit, step: int, progress: float) -> float:
-    """Linear warm-up, then the peak, then a cosine down to 1 % of it. `progress` in [0, 1] is the share of the run."""
-    decay = max(0.0, progress - fit.hold) / (1 - fit.hold)
-    return fit.rate * min(1.0, (step + 1) / fit.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * decay)))
-
-
-def train(
-    stage: Stage,
-    model: Network,
-    loss: Callable[[int, torch.Generator], Tensor],
-    fit: Fit,
-    work: Path,
-    seed: int,
-) -> Network:
-    """Fit a model with AdamW, going on from the stage's checkpoint if there is one.
-
-    Args:
-        stage: names the checkpoint.
-        model: trained in place.
-        loss: from the step's number and its generator, the scalar to descend.
-        fit: budget and rates.
-        work: folder of checkpoints.
-        seed: of the whole run.
-
-    Returns:
-        The exponential moving average of the model, in evaluation mode.
-    """
-    file = work / f"{stage.value}.pt"
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, fit.rate, betas=(0.9, 0.99))
-    average = deepcopy(model).eval().requires_grad_(False)
-    step, seconds = 0, 0.0
-    if file.is_file():
-        checkpoint = read_checkpoint(file, stage)
-        model.load_state_dict(checkpoint["model"])
-        average.load_state_dict(checkpoint["average"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        step, seconds = checkpoint["step"], checkpoint["seconds"]
-        console.print(f"{stage.value}: going on from step {step}, {seconds / 60:.1f} minutes in")
-
-    def share() -> float:
-        by_time = seconds / (60 * fit.minutes) if fit.minutes else 0.0
-        return min(1.0, max(step / fit.steps, by_time))
-
-    def save() -> None:
-        content = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-        write_checkpoint(file, {**content, "step": step, "seconds": seconds})
-
-    model.train()
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(stage.value, total=1.0, note="")
-        saved, shown, shown_step, mean = seconds, seconds, step, math.nan
-        while share() < 1:
-            began = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(fit, step, share())
-            value = loss(step, step_generator(seed, step))
-            value.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            update_average(average, model, min(fit.ema, (1 + step) / (10 + step)))
-            mean = float(value.detach()) if math.isnan(mean) else 0.98 * mean + 0.02 * float(value.detach())
-            if not math.isfinite(mean):
-                raise RuntimeError(f"The loss of stage {stage.value} is no longer finite at step {step}.")
-            seconds += time.perf_counter() - began
-            if seconds - shown >= 20 or share() >= 1:
-                speed = (step - shown_step) * fit.batch / max(seconds - shown, 1e-9)
-                note = f"step {step}  loss {mean:.4f}  {speed:.0f} img/s"
-                progress.update(task, note=note)
-                if not console.is_terminal:
-                    left = seconds * (1 / share() - 1)
-                    console.print(f"{stage.value}: {note}  {seconds / 60:.1f} min, {left / 60:.1f} min left")
-                shown, shown_step = seconds, step
-            progress.update(task, completed=share())
-            if seconds - saved >= CHECKPOINT_SECONDS:
-                save()
-                saved = seconds
-        save()
-    return average
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average <- decay average + (1 - decay) model, for parameters and float buffers; other buffers are copied."""
-    for kept, fresh in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(fresh, 1 - decay)
-        else:
-            kept.copy_(fresh)
-
-
 @dataclass(frozen=True)
 class Pictures:
     """Grey garments with labels; colours and backgrounds are drawn when a batch is."""
@@ -513,12 +381,6 @@ def train_denoiser(
 
 
 # ------------------------------------------------------------------------------------------------------------- export
-
-
-def average_of(model: Network, stage: Stage, work: Path) -> Network:
-    """A model with the averaged weights of the stage's checkpoint, in evaluation mode."""
-    model.load_state_dict(read_checkpoint(work / f"{stage.value}.pt", stage)["average"])
-    return model.eval()
 
 
 def export(work: Path, out: Path) -> None:

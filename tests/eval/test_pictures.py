@@ -122,7 +122,7 @@ def test_floats_out_of_range_name_the_way_out() -> None:
     with pytest.raises(ValueError, match="have"):
         read(open_pictures(x * 100, signed=True))
     x[3] = np.nan
-    with pytest.raises(ValueError, match="pictures 3 to 5 have nan"):
+    with pytest.raises(ValueError, match="among pictures 3 to 5 some are NaN or infinite"):
         read(open_pictures(x, signed=True))
 
 
