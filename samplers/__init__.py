@@ -10,10 +10,23 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .cache import ABCacheConfig, parse_cache
-from .continuous import GHVB, LML, AdamsBashforth, ExponentialAdams, HeavyBall, Nesterov, Tuned
+from .continuous import (
+    GHVB,
+    LML,
+    OBELM,
+    AdamsBashforth,
+    ExponentialAdams,
+    FireFlow,
+    HeavyBall,
+    Midpoint,
+    Nesterov,
+    RFInversion,
+    Tuned,
+    UniInv,
+)
 from .core import oracle
 from .core.grid import Grid, GridOptions, make_grid
-from .core.method import Method, Plan, Reference, Spec, State
+from .core.method import Method, Plan, Reference, Spec, Stage, State
 from .core.noise import generators, noise
 from .core.process import EDM, Flow, Node, Process, VPContinuous, VPDiscrete, betas_of_schedule
 from .core.registry import Resolved, aliases, methods, resolve
@@ -30,6 +43,8 @@ from .discrete import (
     token_method,
 )
 from .guidance import GuidanceInterval, cfg, cfg_zero
+from .inversion import INVERTERS, Inversion, Inverter, fields_of, invert, inverter, regenerate
+from .posterior import PosteriorMethod, PosteriorResult, posterior_method, posterior_methods, run_posterior
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -48,13 +63,30 @@ if TYPE_CHECKING:
     # made from the registry: their constructors take the common options and the method's fields
     AdamsBashforthScheduler: Any
     ExponentialAdamsScheduler: Any
+    FireFlowScheduler: Any
     GHVBScheduler: Any
     HeavyBallScheduler: Any
     LMLScheduler: Any
+    MidpointScheduler: Any
     NesterovScheduler: Any
+    OBELMScheduler: Any
     TunedScheduler: Any
+    # the same, from data to noise
+    EulerInverseScheduler: Any
+    FireFlowInverseScheduler: Any
+    MidpointInverseScheduler: Any
+    OBELMInverseScheduler: Any
+    UniInvInverseScheduler: Any
 
 _SCHEDULERS = [f"{method.__name__}Scheduler" for method in methods().values()]
+
+_INVERSE_SCHEDULERS = (
+    "EulerInverseScheduler",
+    "FireFlowInverseScheduler",
+    "MidpointInverseScheduler",
+    "OBELMInverseScheduler",
+    "UniInvInverseScheduler",
+)
 
 _TOKEN_SCHEDULERS = (
     "DiscreteAdamsBashforthScheduler",
@@ -70,7 +102,9 @@ _CACHE = ("ab_cache", "ab_cache_stats", "apply_ab_cache", "remove_ab_cache", "re
 __all__ = [
     "EDM",
     "GHVB",
+    "INVERTERS",
     "LML",
+    "OBELM",
     "TOKEN_METHODS",
     "ABCacheConfig",
     "AdamsBashforth",
@@ -78,10 +112,14 @@ __all__ = [
     "DiscreteAdamsBashforthScheduler",
     "DiscreteTauLeapingScheduler",
     "DiscreteThetaScheduler",
+    "EulerInverseScheduler",
     "ExponentialAdams",
     "ExponentialAdamsScheduler",
     "FewstepScheduler",
     "FewstepSchedulerOutput",
+    "FireFlow",
+    "FireFlowInverseScheduler",
+    "FireFlowScheduler",
     "FirstHittingScheduler",
     "Flow",
     "GHVBScheduler",
@@ -90,14 +128,24 @@ __all__ = [
     "GuidanceInterval",
     "HeavyBall",
     "HeavyBallScheduler",
+    "Inversion",
+    "Inverter",
     "LMLScheduler",
     "MaskedProcess",
     "Method",
+    "Midpoint",
+    "MidpointInverseScheduler",
+    "MidpointScheduler",
     "Nesterov",
     "NesterovScheduler",
     "Node",
+    "OBELMInverseScheduler",
+    "OBELMScheduler",
     "Plan",
+    "PosteriorMethod",
+    "PosteriorResult",
     "Process",
+    "RFInversion",
     "Reading",
     "Reference",
     "Resolved",
@@ -105,6 +153,7 @@ __all__ = [
     "SchedulerMixin",
     "Shaping",
     "Spec",
+    "Stage",
     "State",
     "TokenGrid",
     "TokenMethod",
@@ -112,6 +161,8 @@ __all__ = [
     "TokenSchedulerOutput",
     "Tuned",
     "TunedScheduler",
+    "UniInv",
+    "UniInvInverseScheduler",
     "UniformProcess",
     "VPContinuous",
     "VPDiscrete",
@@ -122,16 +173,23 @@ __all__ = [
     "betas_of_schedule",
     "cfg",
     "cfg_zero",
+    "fields_of",
     "generators",
+    "invert",
+    "inverter",
     "make_grid",
     "methods",
     "noise",
     "oracle",
     "parse_cache",
+    "posterior_method",
+    "posterior_methods",
+    "regenerate",
     "remove_ab_cache",
     "reset_ab_cache",
     "resolve",
     "run",
+    "run_posterior",
     "run_tokens",
     "scheduler_class",
     "token_method",
@@ -153,13 +211,18 @@ def __getattr__(name: str) -> Any:
         from . import token_schedulers
 
         return getattr(token_schedulers, name)
-    if name in _SCHEDULERS or name in ("SchedulerMixin", "FewstepScheduler", "FewstepSchedulerOutput"):
+    if name in _SCHEDULERS or name in (
+        *_INVERSE_SCHEDULERS,
+        "SchedulerMixin",
+        "FewstepScheduler",
+        "FewstepSchedulerOutput",
+    ):
         from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
         from . import schedulers
 
         globals().update(
-            schedulers.SCHEDULERS,
+            {**schedulers.SCHEDULERS, **schedulers.INVERSE_SCHEDULERS},
             SchedulerMixin=SchedulerMixin,
             FewstepScheduler=schedulers.FewstepScheduler,
             FewstepSchedulerOutput=schedulers.FewstepSchedulerOutput,

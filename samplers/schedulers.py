@@ -29,6 +29,7 @@ from .core.grid import CLEAN, Grid, GridOptions, make_grid
 from .core.method import Method, Plan, State, evaluate
 from .core.process import EDM, Flow, Node, Process, VPDiscrete, betas_of_schedule
 from .core.registry import methods, nearest
+from .flow_schedulers import INVERSE_CLASSES, InverseScheduler, StagedScheduler
 
 #: Options of diffusers' schedulers that say the forward process and the grid, with diffusers' common defaults.
 COMMON_OPTIONS: dict[str, Any] = {
@@ -212,6 +213,14 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]  # noqa: RUF012 (SchedulerMixin declares it so)
     order = 1
     method_class: ClassVar[type[Method]]
+    #: Network calls that a run leaves out at its beginning, and `timesteps` with it.
+    _left_out = 0
+    #: Options, the value that is not supported, and what it stands for.
+    _refused: ClassVar[tuple[tuple[str, Any, str], ...]] = (
+        ("invert_sigmas", True, "flow models whose time runs backwards (Mochi)"),
+        ("stochastic_sampling", True, "stochastic flow sampling"),
+        ("timestep_type", "continuous", "continuous EDM timesteps on a discrete schedule"),
+    )
 
     @property
     def config(self) -> Any:
@@ -223,11 +232,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
     def _build(self, kind: str | None = None) -> None:
         """Make method and process from the configuration, `kind` being the process where the entries do not say it."""
         config = self.config
-        for key, bad, why in (
-            ("invert_sigmas", True, "flow models whose time runs backwards (Mochi)"),
-            ("stochastic_sampling", True, "stochastic flow sampling"),
-            ("timestep_type", "continuous", "continuous EDM timesteps on a discrete schedule"),
-        ):
+        for key, bad, why in self._refused:
             if config[key] == bad:
                 raise ValueError(f"{type(self).__name__} does not support {key}={bad!r}: {why}")
         if sum(bool(config[key]) for key in _SIGMA_SPACINGS) > 1:
@@ -270,6 +275,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
                 whole = self.shift * whole / (1 + (self.shift - 1) * whole)
             self.sigmas, self.timesteps = whole.float(), (whole * config.num_train_timesteps).float()
         self._grid: Grid | None = None
+        self._nodes: tuple[Node, ...] = ()
         self._restart()
         self._begin_index: int | None = None
 
@@ -277,6 +283,8 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         config = self.config
         prediction = config.prediction_type
         if kind == "flow":
+            if config.invert_sigmas and prediction == "flow_prediction":
+                prediction = "reversed_flow"
             return Flow(prediction, float(config.num_train_timesteps))
         if kind == "edm":
             if prediction not in ("epsilon", "v_prediction"):
@@ -437,6 +445,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
             ValueError: steps below 1 or above the training timesteps, duplicates, lists of another length, mu missing.
         """
         flow = isinstance(self.process, Flow)
+        told = None
         if timesteps is not None and sigmas is not None:
             if len(timesteps) != len(sigmas):
                 raise ValueError(
@@ -444,15 +453,16 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
                 )
             if not flow:
                 raise ValueError("give timesteps or sigmas, not both")
+            told = [float(t) for t in timesteps]
         if timesteps is not None and not flow and self._options.spacing not in _SPACINGS:
             raise ValueError(f"one's own timesteps cannot be combined with {self._options.spacing} sigmas")
         if sigmas is not None:
             sigmas = [float(s) for s in sigmas]
             sigmas = sigmas[:-1] if len(sigmas) > 1 and sigmas[-1] == 0 else sigmas
         if self._levels and timesteps is None and (sigmas is None or _equal_steps(sigmas)):
-            self._grid = self._tuned_grid(num_inference_steps if sigmas is None else len(sigmas))
+            grid = self._tuned_grid(num_inference_steps if sigmas is None else len(sigmas))
         else:
-            self._grid = make_grid(
+            grid = make_grid(
                 self.process,
                 num_inference_steps,
                 self._options,
@@ -460,13 +470,23 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
                 sigmas=sigmas,
                 mu=mu if self._options.dynamic_shift or not flow else None,
             )
-        told = list(self._grid.timesteps) if timesteps is None or sigmas is None else [float(t) for t in timesteps]
-        whole = not flow and all(t == int(t) for t in told)
-        self.timesteps = torch.tensor(told, dtype=torch.int64 if whole else torch.float32).to(device)
-        self.sigmas = torch.tensor([self.process.sigma_of(n) for n in self._grid.nodes], dtype=torch.float32)
-        self.num_inference_steps = len(told)
+        if told is not None:
+            nodes = [dataclasses.replace(n, timestep=t) for n, t in zip(grid.nodes, told, strict=False)]
+            grid = Grid((*nodes, grid.nodes[-1]))
+        grid, calls = self._travelled(grid)
+        self._grid, self._nodes = grid, (*calls, grid.nodes[-1])
+        times = [node.timestep for node in calls]
+        whole = not flow and all(t == int(t) for t in times)
+        self.timesteps = torch.tensor(times, dtype=torch.int64 if whole else torch.float32).to(device)
+        levels = torch.tensor([self.process.sigma_of(n) for n in self._nodes], dtype=torch.float32)
+        self.sigmas = 1 - levels if self.config.invert_sigmas else levels
+        self.num_inference_steps = grid.calls
         self._begin_index = None
         self._restart()
+
+    def _travelled(self, grid: Grid) -> tuple[Grid, tuple[Node, ...]]:
+        """The grid in order of travel, and the noise level of every network call."""
+        return grid, grid.nodes[:-1]
 
     def _tuned_grid(self, steps: int | None) -> Grid:
         """The grid of the option `noise_levels` for a number of calls."""
@@ -509,7 +529,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         if not isinstance(self.process, EDM) or self._grid is None:
             return sample
         index = self._locate(self.timesteps[0] if timestep is None else timestep)
-        return sample * self.process.input_scale(self._grid.nodes[index])
+        return sample * self.process.input_scale(self._nodes[index])
 
     def _locate(self, timestep: float | torch.Tensor) -> int:
         """Number of the network call at hand in `timesteps`; a run that has ended begins anew at `timestep`."""
@@ -521,13 +541,15 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         return self._step_index
 
     def _planned(self, start: int) -> Plan:
-        """Coefficients of the run, made at its first step, for the grid from call `start` on."""
+        """Coefficients of the run, made at its first step, from call `start` on."""
         if self._plan is None:
             assert self._grid is not None
             process = self.process
             if self.config.thresholding and isinstance(process, VPDiscrete):
                 process = dataclasses.replace(process, prediction="sample")  # what is thresholded is x0
-            self._start, self._plan = start, self.method.plan(process, self._grid.tail(start))
+            first = start + self._left_out
+            plan = self.method.plan(process, self._grid, first) if first else self.method.plan(process, self._grid)
+            self._start, self._plan = start, plan
         return self._plan
 
     def step(
@@ -568,10 +590,9 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
                 self.config.dynamic_thresholding_ratio,
                 self.config.sample_max_value,
             )
-        working = sample.to(torch.float32) if sample.dtype in (torch.float16, torch.bfloat16) else sample
+        working = self._received(sample)
         result, self._state = self.method.step(plan, at - self._start, working, prediction, self._state)
-        if result.dtype != model_output.dtype:
-            result = result.to(model_output.dtype)
+        result = self._returned(result, model_output.dtype)
         self._step_index = at + 1
         if not return_dict:
             return (result,)
@@ -579,9 +600,16 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         object.__setattr__(output, "_predict", functools.partial(self._x0, model_output, sample, at))
         return output
 
+    def _received(self, sample: torch.Tensor) -> torch.Tensor:
+        """The sample that a pipeline hands in, in the precision to compute in."""
+        return sample.to(torch.float32) if sample.dtype in (torch.float16, torch.bfloat16) else sample
+
+    def _returned(self, result: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The next sample as the pipeline gets it."""
+        return result if result.dtype == dtype else result.to(dtype)
+
     def _x0(self, model_output: torch.Tensor, sample: torch.Tensor, index: int) -> torch.Tensor:
-        assert self._grid is not None
-        form = self.process.x0(self._grid.nodes[index])
+        form = self.process.x0(self._nodes[index])
         return evaluate(form, sample.float(), model_output.float()).to(model_output.dtype)
 
     # -- noising -------------------------------------------------------------------------------------------------
@@ -590,9 +618,9 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         """Noise level of every sample: of its timestep, or of where the run stands (inpainting, image to image)."""
         if self._grid is not None and self._begin_index is not None:
             index = self._begin_index if self._step_index is None else self._step_index
-            return [self._grid.nodes[index]] * count
+            return [self._nodes[index]] * count
         values = torch.as_tensor(timesteps).reshape(-1).tolist()
-        known = {} if self._grid is None else dict(zip(self.timesteps.tolist(), self._grid.nodes[:-1], strict=True))
+        known = {} if self._grid is None else dict(zip(self.timesteps.tolist(), self._nodes[:-1], strict=True))
         nodes = [known[v] if v in known else self.process.at(float(v)) for v in values]
         return nodes * count if len(nodes) == 1 else nodes
 
@@ -619,15 +647,15 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Training target of v-prediction, alpha * eps - sigma * x0; of a flow, eps - x0."""
         if isinstance(self.process, Flow):
-            return noise - sample
+            return sample - noise if self.process.backwards else noise - sample
         nodes = self._nodes_for(timesteps, len(sample))
         alpha = self._column([n.alpha for n in nodes], sample)
         return alpha * noise - self._column([n.sigma for n in nodes], sample) * sample
 
 
-def _constructor(method: type[Method]) -> Callable[..., None]:
+def _constructor(method: type[Method], **defaults: Any) -> Callable[..., None]:
     """An ``__init__`` whose signature lists the common options and the method's fields: diffusers reads it."""
-    fields = {f.name: f.default for f in dataclasses.fields(method)}
+    fields = {f.name: f.default for f in dataclasses.fields(method)} | defaults
     clash = fields.keys() & COMMON_OPTIONS.keys()
     if clash:
         raise ValueError(f"fields of {method.name} have the name of a scheduler option: {', '.join(sorted(clash))}")
@@ -646,32 +674,63 @@ def _constructor(method: type[Method]) -> Callable[..., None]:
     return register_to_config(__init__)
 
 
-def make_scheduler(method: type[Method], module: str) -> type[FewstepScheduler]:
+def make_scheduler(
+    method: type[Method], module: str, *, name: str = "", kinds: tuple[type, ...] = (), **defaults: Any
+) -> type[FewstepScheduler]:
     """The diffusers scheduler class of a method, `<MethodName>Scheduler`, exported from `module`.
 
     diffusers writes `module` and the class name into a saved pipeline's index, so both are public names.
+
+    Args:
+        method: a method class.
+        module: where the class is found.
+        name: another class name.
+        kinds: classes that come before `FewstepScheduler` and change what it does.
+        defaults: other default values of the method's fields.
     """
-    name = f"{method.__name__}Scheduler"
+    name = name or f"{method.__name__}Scheduler"
+    backwards = InverseScheduler in kinds
     doc = (
-        f"{method.__name__} as a diffusers scheduler.\n\n{inspect.getdoc(method)}\n\n"
+        f"{method.__name__}, from data to noise, as a diffusers scheduler.\n\n{inspect.getdoc(InverseScheduler)}\n\n"
+        if backwards
+        else f"{method.__name__} as a diffusers scheduler.\n\n"
+    )
+    doc += (
+        f"{inspect.getdoc(method)}\n\n"
         "The process and grid options are those of diffusers' schedulers; use\n"
         f"``{name}.from_config(pipe.scheduler.config, ...)`` to take them from a pipeline."
     )
     return type(
         name,
-        (FewstepScheduler,),
-        {"__init__": _constructor(method), "method_class": method, "__module__": module, "__doc__": doc},
+        (*kinds, FewstepScheduler),
+        {"__init__": _constructor(method, **defaults), "method_class": method, "__module__": module, "__doc__": doc},
     )
 
 
+_MODULE = __name__.rpartition(".")[0]
+
 #: Scheduler classes of all registered methods by class name: made once, under the import lock, whoever asks first.
 SCHEDULERS: dict[str, type[FewstepScheduler]] = {
-    f"{method.__name__}Scheduler": make_scheduler(method, __name__.rpartition(".")[0]) for method in methods().values()
+    f"{method.__name__}Scheduler": make_scheduler(method, _MODULE, kinds=() if method.replans else (StagedScheduler,))
+    for method in methods().values()
+}
+
+#: Scheduler classes that run from data to noise, by class name.
+INVERSE_SCHEDULERS: dict[str, type[FewstepScheduler]] = {
+    name: make_scheduler(method, _MODULE, name=name, kinds=(InverseScheduler, StagedScheduler), **defaults)
+    for name, (method, defaults) in INVERSE_CLASSES.items()
 }
 
 # diffusers tells the entries that belong to a foreign scheduler from mistakes by looking its class up in its own
 # namespace, and has no other registry: without this, every swap back to a class of diffusers would warn of our fields.
-for _name, _class in SCHEDULERS.items():
+for _name, _class in {**SCHEDULERS, **INVERSE_SCHEDULERS}.items():
     setattr(diffusers, _name, _class)
 
-__all__ = ["COMMON_OPTIONS", "SCHEDULERS", "FewstepScheduler", "FewstepSchedulerOutput", "make_scheduler"]
+__all__ = [
+    "COMMON_OPTIONS",
+    "INVERSE_SCHEDULERS",
+    "SCHEDULERS",
+    "FewstepScheduler",
+    "FewstepSchedulerOutput",
+    "make_scheduler",
+]

@@ -87,14 +87,22 @@ def grid(process, kind: str, steps: int, spacing: str) -> Grid:
     return Grid(tuple(process.at_sigma(float(s)) for s in sigmas))
 
 
+def call_grid(method, process, points: Grid) -> Grid:
+    """The noise levels of a method's network calls on a grid, and its last node."""
+    return Grid((*method.plan(process, points).calls, points.nodes[-1]))
+
+
 def solve(method, process, points: Grid, given: int = 0, stop: int | None = None) -> torch.Tensor:
-    """Run a method up to node `stop`, its samples up to call `given` replaced by the exact solution."""
+    """Run a method up to call `stop`, its samples up to call `given` replaced by the exact solution.
+
+    Where a step takes several calls, that is done at the first of them alone: the others belong to the step.
+    """
     plan = method.plan(process, points)
     network = denoiser(process)
-    truth = exact_path(points)
+    truth = exact_path(call_grid(method, process, points))
     x, state = truth[0], ()
     for i, node in enumerate(plan.calls[:stop]):
-        if i <= given:
+        if i <= given and i % method.spec.calls == 0:
             x = truth[i]
         x, state = method.step(plan, i, x, network(x * process.input_scale(node), node.timestep), state)
     return x

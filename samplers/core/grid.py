@@ -47,6 +47,19 @@ class Grid:
         """What the network is told, one number a call."""
         return tuple(node.timestep for node in self.nodes[:-1])
 
+    @property
+    def descending(self) -> bool:
+        """Whether the run goes from noise to data."""
+        return self.nodes[0].ratio > self.nodes[-1].ratio
+
+    def from_noise(self, interval: int) -> int:
+        """Number of an interval, given in order of travel, counted from the noisy end: the same in both directions."""
+        return interval if self.descending else self.calls - 1 - interval
+
+    def reversed(self) -> Grid:
+        """The same noise levels, travelled the other way."""
+        return Grid(self.nodes[::-1])
+
     def tail(self, start: int) -> Grid:
         """The grid from node `start` on: what is left when a run begins there (image to image)."""
         if not 0 <= start < self.calls:
@@ -270,7 +283,8 @@ def make_grid(
         nodes = [process.at_sigma(float(s)) for s in levels]
     if discrete and not math.isfinite(process.at(len(process.alphas_cumprod) - 1).ratio):  # type: ignore[attr-defined]
         nodes[0] = _pure_noise_if_last(process, nodes[0])
-    final = CLEAN if options.final_sigma == "zero" else process.at_sigma(low)
+    clean = process.at_sigma(0.0) if isinstance(process, Flow) else CLEAN  # some flows tell their time backwards
+    final = clean if options.final_sigma == "zero" else process.at_sigma(low)
     return Grid((*nodes, final))
 
 

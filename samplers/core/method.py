@@ -60,7 +60,8 @@ class Spec:
             0 means that the sample does not tend to the solution of the ODE as steps are added.
         order_from_start: order of the global error from the method's own one-call start.
         order_needs: ``"any"`` smooth grid, or ``"equal steps"`` in sigma / alpha (VP, EDM) or sigma (flow).
-        calls: network calls a step.
+        calls: network calls a step, a step being an interval of the grid.
+        extra_calls: network calls that a run makes beyond those.
         history: latent-sized tensors kept between steps.
         operations: most tensor operations of one step in float32, on a network that predicts what the method
             extrapolates (epsilon on VP, velocity on flow).
@@ -73,7 +74,33 @@ class Spec:
     history: int
     operations: int
     calls: int = 1
+    extra_calls: int = 0
     stochastic: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One network call of a run.
+
+    Attributes:
+        node: noise level that the network is told.
+        interval: number of the grid's interval that it belongs to, counted from the noisy end whichever way the run
+            goes, so that an inversion and the sampling after it say the same.
+        kind: ``"edge"`` or ``"mid"`` for where in the interval the call is made; other words where both legs call the
+            network at the same nodes (``"node"``) or one leg makes a call that the other has not (``"start"``).
+        base: the noise level of the last finished state, from which the sample at `node` was predicted with an
+            earlier slope; `node` itself if it was not predicted.
+    """
+
+    node: Node
+    interval: int
+    kind: str
+    base: Node
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What says which call of one leg belongs to which of the other."""
+        return self.interval, self.kind
 
 
 def option(
@@ -158,6 +185,7 @@ class Plan:
         method, process, grid: what the plan was made from.
         calls: the noise level of every network call, in order.
         steps: one object of coefficients a call; what it holds is the method's business.
+        start: calls of a run on `grid` that this plan leaves out at the beginning.
     """
 
     method: Method
@@ -165,6 +193,12 @@ class Plan:
     grid: Grid
     calls: tuple[Node, ...]
     steps: tuple[Any, ...]
+    start: int = 0
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What every network call is, in order."""
+        return self.method.stages(self.process, self.grid)[self.start :]
 
 
 @dataclass(frozen=True)
@@ -178,6 +212,8 @@ class Method(ABC):
     summary: ClassVar[str]
     formula: ClassVar[str]
     references: ClassVar[tuple[Reference, ...]]
+    #: Whether a run that begins at a later call is a run of its own on the rest of the grid.
+    replans: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -195,9 +231,18 @@ class Method(ABC):
     def advance(self, step: Any, x: torch.Tensor, prediction: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """One step with the coefficients `step`, tensors being float32 or float64."""
 
-    def plan(self, process: Process, grid: Grid) -> Plan:
-        """Compute every coefficient of a run once, in float64."""
-        return Plan(self, process, grid, grid.nodes[:-1], self.plan_steps(process, grid))
+    def stages(self, process: Process, grid: Grid) -> tuple[Stage, ...]:
+        """Every network call of a run on `grid`: here one at the beginning of each interval."""
+        return tuple(Stage(node, grid.from_noise(k), "edge", node) for k, node in enumerate(grid.nodes[:-1]))
+
+    def plan(self, process: Process, grid: Grid, start: int = 0) -> Plan:
+        """Compute every coefficient of a run once, in float64; the run begins at network call `start`."""
+        if self.replans:
+            grid, start = grid.tail(start), 0
+        calls = tuple(stage.node for stage in self.stages(process, grid))
+        if not 0 <= start < len(calls):
+            raise ValueError(f"a run over {len(calls)} calls can start at 0 .. {len(calls) - 1}, not at {start}")
+        return Plan(self, process, grid, calls[start:], self.plan_steps(process, grid)[start:], start)
 
     def step(
         self, plan: Plan, i: int, x: torch.Tensor, prediction: torch.Tensor, state: State = ()

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 
 import torch
 
-from .process import Linear, Node, Process
+from .process import EDM, Linear, Node, Process
 
 
 def _as_prediction(process: Process, node: Node, x: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
     """The network output that stands for this x0: solves ``x0 = a x + b p`` for p."""
     form: Linear = process.x0(node)
-    if form.of_output == 0:  # sigma = 0: the sample is the data
-        raise ValueError("a network is never called on clean data")
+    if form.of_output == 0:  # sigma = 0: the sample is the data, and eps ~ sigma * score has gone
+        if process.prediction == "sample" or isinstance(process, EDM):
+            raise ValueError("this network is never called on clean data")
+        form, x0 = process.eps(node), torch.zeros_like(x)
     return (x0 - form.of_sample * x) / form.of_output
 
 

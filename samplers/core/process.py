@@ -95,6 +95,7 @@ class _Conversions:
     sample              x0                       p                                   (x - alpha p) / sigma
     v_prediction        alpha eps - sigma x0     (alpha x - sigma p) / d             (sigma x + alpha p) / d
     flow_prediction     eps - x0                 (x - sigma p) / (alpha + sigma)     (x + alpha p) / (alpha + sigma)
+    reversed_flow       x0 - eps                 (x + sigma p) / (alpha + sigma)     (x - alpha p) / (alpha + sigma)
     ==================  =======================  ==================================  ==================================
 
     with d = alpha^2 + sigma^2 (1 for a VP process). Sources: Ho et al. 2020 (arXiv 2006.11239), Salimans and Ho 2022
@@ -139,7 +140,8 @@ class _Conversions:
         if self.prediction == "v_prediction":
             d = a * a + s * s
             return Linear(a / d, -s / d)
-        return Linear(1 / (a + s), -s / (a + s))
+        sign = -1 if self.prediction == "reversed_flow" else 1
+        return Linear(1 / (a + s), -sign * s / (a + s))
 
     def eps(self, node: Node) -> Linear:
         a, s = node.alpha, node.sigma
@@ -150,7 +152,8 @@ class _Conversions:
         if self.prediction == "v_prediction":
             d = a * a + s * s
             return Linear(s / d, a / d)
-        return Linear(1 / (a + s), a / (a + s))
+        sign = -1 if self.prediction == "reversed_flow" else 1
+        return Linear(1 / (a + s), sign * a / (a + s))
 
 
 def betas_of_schedule(
@@ -322,6 +325,9 @@ class VPContinuous(_Conversions):
 class Flow(_Conversions):
     """Rectified flow: x = (1 - sigma) x0 + sigma eps, sigma in [0, 1], told to the network as ``sigma * time_scale``.
 
+    With the prediction ``reversed_flow`` time runs the other way (Mochi; diffusers' invert_sigmas): the network is told
+    ``(1 - sigma) * time_scale`` and predicts x0 - eps.
+
     Reference: Liu, Gong, Liu 2023 (arXiv 2209.03003); Lipman et al. 2023 (arXiv 2210.02747).
     """
 
@@ -330,15 +336,22 @@ class Flow(_Conversions):
     slope_mix: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
-        self._check_prediction()
+        self._check_prediction((*PREDICTIONS, "reversed_flow"))
+
+    @property
+    def backwards(self) -> bool:
+        """Whether the network's time is 1 - sigma."""
+        return self.prediction == "reversed_flow"
 
     def at(self, timestep: float) -> Node:
-        return self.at_sigma(timestep / self.time_scale)
+        time = timestep / self.time_scale
+        return self.at_sigma(1 - time if self.backwards else time)
 
     def at_sigma(self, sigma: float) -> Node:
         if not 0 <= sigma <= 1:
             raise ValueError(f"sigma of a flow process lies in [0, 1], got {sigma:g}")
-        return Node(sigma * self.time_scale, 1 - sigma, float(sigma))
+        time = 1 - sigma if self.backwards else sigma
+        return Node(time * self.time_scale, 1 - sigma, float(sigma))
 
     def sigma_of(self, node: Node) -> float:
         return node.sigma

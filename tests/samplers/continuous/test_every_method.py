@@ -121,7 +121,7 @@ def test_tensor_operations_of_a_step_stay_within_the_declared_number(method, kin
 @every_method
 def test_overhead_is_at_most_order_plus_four_operations(method):
     """The limit for all but LML, which turns vectors and needs reductions."""
-    numbers = getattr(method, "numbers", (getattr(method, "order", None),))
+    numbers = getattr(method, "numbers", (getattr(method, "order", method.spec.order),))
     if method.name == "lml":
         assert method.spec.operations <= method.order + 27
     else:
@@ -182,7 +182,7 @@ def test_zero_terminal_snr_starts_from_pure_noise(method):
 
 
 @every_method
-def test_one_network_call_a_step(method):
+def test_a_run_makes_the_declared_number_of_network_calls(method):
     process = vp()
     calls = []
     network = oracle.mixture(process, _data(), 0.4)
@@ -193,7 +193,7 @@ def test_one_network_call_a_step(method):
 
     points = make_grid(process, 5)
     result = run(counted, method, process, points, _start(points))
-    assert result.calls == len(calls) == 5 * method.spec.calls
+    assert result.calls == len(calls) == 5 * method.spec.calls + method.spec.extra_calls
 
 
 @every_method
@@ -214,7 +214,9 @@ def test_every_field_is_documented_and_checked(method):
 
 
 @every_method
-def test_a_run_of_one_step_is_ddim(method):
+def test_a_run_of_one_call_is_ddim(method):
+    if method.spec.calls + method.spec.extra_calls > 1:
+        pytest.skip("one step of it is more than one call")
     process = vp()
     points = make_grid(process, 1)
     network = oracle.mixture(process, _data(), 0.4)
