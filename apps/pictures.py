@@ -168,6 +168,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ValueError(f"the fewstep settings in {str(path)!r} are damaged: they are no JSON") from error
     if not isinstance(settings, dict):
         raise ValueError(f"the fewstep settings in {str(path)!r} are damaged: they are no table of settings")
+    if settings.get("command") == "edit":
+        raise ValueError(f"{str(path)!r} was made by fewstep edit; its settings do not make a picture from nothing")
     for name, kinds in {**_KINDS, **{k: v for k, v in _MORE_KINDS.items() if k in settings}}.items():
         value = settings.get(name)
         if (name not in settings and name in _KINDS) or not isinstance(value, kinds) or isinstance(value, bool):
