@@ -14,11 +14,13 @@ from typing import Annotated, Any
 import typer
 
 from .benchmark_command import benchmark
+from .edit_command import edit
 from .evaluate_command import evaluate
 from .generate_command import generate
 from .methods_command import methods
 from .report_command import report
 from .terminal import notes, output, say_error, say_warning
+from .text_command import text
 from .tune_command import tune
 
 app = typer.Typer(
@@ -57,6 +59,13 @@ app.command(
     epilog="Every field of the chosen method is an option as well: --sampler ghvb --momentum 2.5. "
     "[bold]fewstep methods[/] lists the methods, [bold]fewstep methods NAME[/] the fields of one.",
 )(generate)
+app.command(
+    "text",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Every field of the chosen solver is an option as well: --solver trapezoidal --theta 0.4. "
+    "[bold]fewstep methods NAME[/] lists the fields of one.",
+)(text)
+app.command("edit")(edit)
 app.command("methods")(methods)
 app.command("evaluate")(evaluate)
 app.command("benchmark")(benchmark)

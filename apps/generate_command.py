@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import pictures
-from .terminal import notes, output, print_json
+from .terminal import notes, output, print_json, progress, working
+from .words import read_words
 
 if TYPE_CHECKING:
     from fewstep.pipelines import Generation
@@ -158,7 +157,7 @@ def generate(
     if upscale is not None and not 1 <= upscale <= 64:
         raise ValueError(f"upscale must be 1 to 64, got {upscale}")
     before = pictures.read_settings(like) if like is not None else {}
-    with _working("starting"):
+    with working("starting"):
         options = [opt for parameter in context.command.params for opt in getattr(parameter, "opts", ())]
         texts, fields = _read_words(prompt or [], _samplers(given, before), options)
     if texts:
@@ -225,63 +224,16 @@ def _read_words(
     """
     from fewstep.pipelines.loading import options_of
     from fewstep.samplers import methods
-    from fewstep.samplers.core.registry import nearest
 
     known: dict[str, Any] = {}
     for name in samplers:
         known |= {key: item for key, item in options_of(name).items() if key not in known}
-    flags = {key for key, item in known.items() if isinstance(item.default, bool)}
-    texts: list[str] = []
-    fields: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not re.match(r"--?[A-Za-z]", word):
-            texts.append(word)
-            continue
-        option, equals, text = word.partition("=")
-        key = option.lstrip("-").replace("-", "_")
-        if key.startswith("no_") and key.removeprefix("no_") in flags and not equals:
-            fields[key.removeprefix("no_")] = False
-        elif key not in known:
-            spelt = [*options, *(f"--{name.replace('_', '-')}" for name in known)]
-            owners = [name for name, cls in methods().items() if key in {item.name for item in dataclasses.fields(cls)}]
-            if owners:
-                raise ValueError(
-                    f"no option {option} for {' and '.join(samplers)}: it is a field of {' and '.join(owners)}; "
-                    f"say --sampler {owners[-1]}"
-                )
-            raise ValueError(
-                f"no option {option}{nearest(option, spelt)} The fields of {' and '.join(samplers)} are options too; "
-                "`fewstep methods NAME` lists them"
-            )
-        elif key in flags and not equals:
-            said = bool(rest) and rest[0].lower() in ("true", "false", "yes", "no")
-            fields[key] = _value_of(known[key], rest.pop(0)) if said else True
-        elif not equals and not rest:
-            raise ValueError(f"{option} needs a value")
-        else:
-            fields[key] = _value_of(known[key], text if equals else rest.pop(0))
-    return texts, fields
-
-
-def _value_of(item: Any, text: str) -> Any:
-    """A field's value from its text; a text that does not fit is left for the method's own check to refuse."""
-    meta = getattr(item, "metadata", {})
-    if text in meta.get("words", ()):
-        return text
-    if isinstance(item.default, bool):
-        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower(), text)
-    if meta.get("choices") is not None:
-        return next((choice for choice in meta["choices"] if str(choice) == text), text)
-    if item.default is None and text.lower() == "none":
-        return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    owners = {
+        item.name: [name for name, cls in methods().items() if item.name in {f.name for f in dataclasses.fields(cls)}]
+        for cls in methods().values()
+        for item in dataclasses.fields(cls)
+    }
+    return read_words(words, known, options, " and ".join(samplers), owners, "--sampler")
 
 
 def _request(given: dict[str, Any], fields: dict[str, Any], before: dict[str, Any]) -> Request:
@@ -344,31 +296,9 @@ def _is_here(device: str) -> bool:
     return True
 
 
-@contextmanager
-def _working(what: str) -> Iterator[None]:
-    """A sign of life on a terminal while something takes seconds."""
-    with notes.status(f"{what} ..."):
-        yield
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[..., None]]:
-    """A bar with steps and time left on a terminal; what is yielded is a callback of `generate`."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-
-        def after_step(done: int, total: int, latents: Any) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield after_step
-
-
 def _load(request: Request) -> Any:
     """The model with the scheduler that it came with."""
-    with _working(f"loading {request.model}"):
+    with working(f"loading {request.model}"):
         from transformers.utils import logging
 
         from fewstep.pipelines import load_model, set_guidance
@@ -382,7 +312,7 @@ def _load(request: Request) -> Any:
 def _run(pipe: Any, request: Request, what: str) -> Generation:
     from fewstep.pipelines import generate as make
 
-    with _progress(what) as callback:
+    with progress(what) as callback:
         return make(
             pipe,
             request.prompt,

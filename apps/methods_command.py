@@ -13,23 +13,26 @@ from rich.table import Table
 from .terminal import output, print_json
 
 if TYPE_CHECKING:
-    from fewstep.samplers import Method
+    from fewstep.samplers import Method, TokenMethod
 
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="A method, or one of its other names.")] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Methods for tokens alone.")] = False,
     bibtex: Annotated[bool, typer.Option("--bibtex", help="Print the references as BibTeX.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the samplers, or show the formula, the fields and the reference of one."""
+    from fewstep.samplers import TOKEN_METHODS
     from fewstep.samplers import methods as registered
-    from fewstep.samplers import resolve
 
     known = registered()
+    chosen: list[Any]
     if name is None:
-        chosen = [cls() for cls in known.values()]
+        chosen = [] if tokens else [cls() for cls in known.values()]
+        chosen += [cls() for cls in TOKEN_METHODS.values()]
     else:
-        chosen = [known[resolve(name).method.name]()]
+        chosen = _named(name, tokens)
     if bibtex:
         entries = {reference.key: reference.bibtex() for method in chosen for reference in method.references}
         output.print("\n\n".join(entries.values()), markup=False)
@@ -37,36 +40,98 @@ def methods(
         described = [describe(method) for method in chosen]
         print_json(described if name is None else described[0])
     elif name is None:
-        output.print(_overview(chosen), soft_wrap=False)
+        pictures = [method for method in chosen if not _is_for_tokens(method)]
+        if pictures:
+            output.print(_overview(pictures), soft_wrap=False)
+            output.print()
+        output.print(_token_overview([method for method in chosen if _is_for_tokens(method)]), soft_wrap=False)
         output.print("`fewstep methods NAME` shows the formula, the fields and the reference of one.")
     else:
-        _show(chosen[0])
+        for k, method in enumerate(chosen):
+            if k:
+                output.print()
+            (_show_token if _is_for_tokens(method) else _show)(method)
 
 
-def describe(method: Method) -> dict[str, Any]:
+def _is_for_tokens(method: Any) -> bool:
+    from fewstep.samplers import TokenMethod
+
+    return isinstance(method, TokenMethod)
+
+
+def _named(name: str, tokens: bool) -> list[Any]:
+    """The methods of a name: one for pictures, one for tokens, or both."""
+    from fewstep.samplers import methods as registered
+    from fewstep.samplers import resolve, token_method
+
+    if tokens:
+        return [token_method(name)]
+    try:
+        found: list[Any] = [registered()[resolve(name).method.name]()]
+    except ValueError as error:
+        try:
+            return [token_method(name)]
+        except ValueError:
+            raise error from None
+    try:
+        return [*found, token_method(name)]
+    except ValueError:
+        return found
+
+
+def describe(method: Method | TokenMethod) -> dict[str, Any]:
     """All there is to say about a method with its default fields, as JSON knows it."""
+    from fewstep.samplers import TokenMethod
+
+    if isinstance(method, TokenMethod):
+        return {
+            "name": method.name,
+            "for": "tokens",
+            "when": method.summary,
+            "formula": method.formula,
+            "order": method.order,
+            "calls": method.stages,
+            "outputs_kept": method.memory,
+            "stochastic": True,
+            "fields": _fields(method),
+            "other_names": {key: {} for key in _short_names(method)},
+            "references": [dataclasses.asdict(reference) for reference in method.references],
+        }
     spec = method.spec
     return {
         "name": method.name,
+        "for": "pictures",
         "when": method.summary,
         "formula": method.formula,
         "order": spec.order,
         "order_needs": spec.order_needs,
         "calls": spec.calls,
+        "extra_calls": spec.extra_calls,
         "latents_kept": spec.history,
         "stochastic": spec.stochastic,
-        "fields": [
-            {
-                "name": item.name,
-                "default": item.default,
-                "allowed": allowed_values(item),
-                "help": item.metadata.get("help", ""),
-            }
-            for item in dataclasses.fields(method)
-        ],
+        "fields": _fields(method),
         "other_names": {key: other.fields for key, other in _other_names(method).items()},
         "references": [dataclasses.asdict(reference) for reference in method.references],
     }
+
+
+def _fields(method: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": item.name,
+            "default": item.default,
+            "allowed": allowed_values(item),
+            "help": item.metadata.get("help", ""),
+        }
+        for item in dataclasses.fields(method)
+    ]
+
+
+def _short_names(method: TokenMethod) -> list[str]:
+    from fewstep.samplers import token_method
+
+    names = ("trapezoidal", "rk2", "tau", "adams")
+    return [name for name in names if token_method(name).name == method.name]
 
 
 def allowed_values(item: dataclasses.Field[Any]) -> str:
@@ -115,13 +180,39 @@ def _overview(chosen: list[Method]) -> Table:
     return table
 
 
+def _token_overview(chosen: list[TokenMethod]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    numbers = ("order", "calls\na step", "outputs\nkept")
+    for heading in ("for tokens", "when", *numbers, "paper"):
+        table.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=heading == "for tokens")
+    for method in chosen:
+        paper = _cite(method.references[0]) if method.references else ""
+        row = (f"[bold]{method.name}[/]", escape(method.summary), str(method.order), str(method.stages))
+        table.add_row(*row, str(method.memory), escape(paper))
+    return table
+
+
+def _show_token(method: TokenMethod) -> None:
+    output.print(f"[bold]{method.name}[/]  for tokens: {escape(method.summary)}\n")
+    output.print(f"  {escape(method.formula)}\n")
+    calls = f"{method.stages} network call{'s' if method.stages > 1 else ''} a step"
+    output.print(f"order {method.order} in law, {calls}, outputs kept {method.memory}\n")
+    _show_rest(method, [(key, {}) for key in _short_names(method)])
+
+
 def _show(method: Method) -> None:
     spec = method.spec
     output.print(f"[bold]{method.name}[/]  {escape(method.summary)}\n")
     output.print(f"  {escape(method.formula)}\n")
     needs = "" if spec.order_needs == "any" else f" (needs {spec.order_needs})"
     calls = f"{spec.calls} network call{'s' if spec.calls > 1 else ''} a step"
+    calls += f" and {spec.extra_calls} more in a run" if spec.extra_calls else ""
     output.print(f"order {spec.order}{needs}, {calls}, latents kept {spec.history}\n")
+    _show_rest(method, [(key, other.fields) for key, other in _other_names(method).items()])
+
+
+def _show_rest(method: Any, others: list[tuple[str, dict[str, Any]]]) -> None:
+    """Fields, other names, text and references of a method."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("option", "default", "allowed", ""):
         table.add_column(heading, no_wrap=heading == "option")
@@ -130,12 +221,12 @@ def _show(method: Method) -> None:
         default = default.lower() if isinstance(item.default, bool) else default
         option = f"[bold]--{item.name.replace('_', '-')}[/]"
         table.add_row(option, default, escape(allowed_values(item)), escape(item.metadata.get("help", "")))
-    output.print(table, soft_wrap=False)
-    others = _other_names(method)
+    if dataclasses.fields(method):
+        output.print(table, soft_wrap=False)
     if others:
         output.print("\nother names")
-        for key, other in others.items():
-            fields = ", ".join(f"{field} {value}" for field, value in other.fields.items())
+        for key, set_by_it in others:
+            fields = ", ".join(f"{field} {value}" for field, value in set_by_it.items())
             output.print(f"  {escape(key)}" + (f"  ({escape(fields)})" if fields else ""))
     output.print()
     output.print(inspect.getdoc(type(method)) or "", markup=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -27,3 +29,25 @@ def say_warning(sentence: str) -> None:
 def print_json(value: Any) -> None:
     """JSON on standard output, and nothing else."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A sign of life on a terminal while something takes seconds."""
+    with notes.status(f"{what} ..."):
+        yield
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[..., None]]:
+    """A bar with steps and time left on a terminal; what is yielded takes (steps done, steps in all, anything)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def after_step(done: int, total: int, *_: Any) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield after_step

@@ -1,4 +1,4 @@
-"""Pipelines: load a text-to-image model with any sampler, and make pictures that repeat.
+"""Pipelines: load a model of pictures or of text with any sampler, and make pictures and texts that repeat.
 
 torch and diffusers are imported when a name is first asked for, so that a program may import this package for nothing.
 """
@@ -9,32 +9,84 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .editing import (
+        Edited,
+        FeatureMemory,
+        FlowEdit,
+        Injection,
+        Inversion,
+        edit,
+        flow_edit,
+        invert,
+        load_inversion,
+        reconstruct,
+    )
     from .generation import Generation, generate, usual_guidance
     from .guidance import GUIDANCE_MODES, guidance_settings, set_guidance
-    from .loading import DEFAULT_SAMPLER, GRIDS, load, load_model, set_sampler, shipped_models
+    from .loading import DEFAULT_SAMPLER, GRIDS, load, load_model, set_sampler, shipped_models, shipped_texts
+    from .text_loading import load_text
+    from .text_output import MaskedTextOutput, TextProgress
+    from .text_pipeline import MaskedTextPipeline
+    from .text_solvers import set_solver, token_scheduler
     from .tuning import Recipe, tune_pipeline
 
 __all__ = [
     "DEFAULT_SAMPLER",
     "GRIDS",
     "GUIDANCE_MODES",
+    "Edited",
+    "FeatureMemory",
+    "FlowEdit",
     "Generation",
+    "Injection",
+    "Inversion",
+    "MaskedTextOutput",
+    "MaskedTextPipeline",
     "Recipe",
+    "TextProgress",
+    "edit",
+    "flow_edit",
     "generate",
     "guidance_settings",
+    "invert",
     "load",
+    "load_inversion",
     "load_model",
+    "load_text",
+    "reconstruct",
     "set_guidance",
     "set_sampler",
+    "set_solver",
     "shipped_models",
+    "shipped_texts",
+    "token_scheduler",
     "tune_pipeline",
     "usual_guidance",
 ]
 
 _HOMES = {
+    **dict.fromkeys(
+        (
+            "Edited",
+            "FeatureMemory",
+            "FlowEdit",
+            "Injection",
+            "Inversion",
+            "edit",
+            "flow_edit",
+            "invert",
+            "load_inversion",
+            "reconstruct",
+        ),
+        ".editing",
+    ),
     **dict.fromkeys(("Generation", "generate", "usual_guidance"), ".generation"),
     **dict.fromkeys(("GUIDANCE_MODES", "guidance_settings", "set_guidance"), ".guidance"),
     **dict.fromkeys(("Recipe", "tune_pipeline"), ".tuning"),
+    **dict.fromkeys(("MaskedTextOutput", "TextProgress"), ".text_output"),
+    **dict.fromkeys(("set_solver", "token_scheduler"), ".text_solvers"),
+    "MaskedTextPipeline": ".text_pipeline",
+    "load_text": ".text_loading",
 }
 
 

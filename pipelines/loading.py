@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -45,29 +46,76 @@ _DISTILLED = re.compile(r"LCM|TCD|SCM|CMStochastic|Wuerstchen")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def shipped_models() -> dict[str, Path]:
-    """The models that come with the package: name -> folder. A model is a folder with a ``model_index.json``."""
+def _assets() -> Path:
     import fewstep.assets
 
-    root = Path(fewstep.assets.__file__).parent / "models"
-    return {index.parent.name: index.parent for index in sorted(root.glob("*/model_index.json"))}
+    return Path(fewstep.assets.__file__).parent / "models"
 
 
-def find_model(model: str | Path) -> str:
+def _json_of(file: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _writes_text(folder: Path) -> bool:
+    """Whether a folder holds a text pipeline, or a masked language model of transformers."""
+    index = folder / "model_index.json"
+    if index.is_file():
+        return _json_of(index).get("_class_name") == "MaskedTextPipeline"
+    return any(
+        str(name).endswith("ForMaskedLM") for name in _json_of(folder / "config.json").get("architectures") or ()
+    )
+
+
+def shipped_models() -> dict[str, Path]:
+    """The models of pictures that come with the package: name -> folder, which holds a ``model_index.json``."""
+    folders = [index.parent for index in sorted(_assets().glob("*/model_index.json"))]
+    return {folder.name: folder for folder in folders if not _writes_text(folder)}
+
+
+def shipped_texts() -> dict[str, Path]:
+    """The models of masked text that come with the package: name -> folder."""
+    return {folder.name: folder for folder in sorted(_assets().glob("*")) if folder.is_dir() and _writes_text(folder)}
+
+
+def find_model(model: str | Path, kind: str = "pictures") -> str:
     """Where a model is: the folder of a shipped model, a folder of one's own, or a name on the hub ("owner/name").
+
+    Args:
+        model: name or folder.
+        kind: ``"pictures"`` or ``"text"``, what it shall make.
 
     Raises:
         FileNotFoundError: neither of the three, with the nearest shipped name.
-        ValueError: a folder that holds no pipeline.
+        ValueError: a folder that holds no such model.
     """
     text = str(model)
-    shipped = shipped_models()
+    writes = kind == "text"
+    shipped, others = shipped_models(), shipped_texts()
+    if writes:
+        shipped, others = others, shipped
     if text in shipped:
         return str(shipped[text])
     folder = Path(text).expanduser()
+    if text in others and not folder.is_dir():
+        raise ValueError(
+            f"{text!r} makes pictures; use load, or `fewstep generate`"
+            if writes
+            else f"{text!r} writes texts; use load_text, or `fewstep text`"
+        )
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
-            raise ValueError(f"the folder {text!r} holds no model_index.json, so it is not a diffusers pipeline")
+            if not writes:
+                raise ValueError(f"the folder {text!r} holds no model_index.json, so it is not a diffusers pipeline")
+            if not (folder / "config.json").is_file():
+                raise ValueError(
+                    f"the folder {text!r} holds neither model_index.json nor config.json, so it is no text model"
+                )
+        elif not writes and _writes_text(folder):
+            raise ValueError(f"the folder {text!r} holds a text model; use load_text, or `fewstep text`")
         return str(folder)
     if folder.exists():
         raise ValueError(f"{text!r} is a file; a model is a folder with a model_index.json, or a name on the hub")

@@ -72,6 +72,13 @@ class TokenSchedulerOutput(BaseOutput):
         return self._predict()
 
 
+def _is_whole(timestep: Any) -> bool:
+    """Whether a timestep is a counter of calls; pipelines that do not count pass entries of `timesteps`."""
+    if isinstance(timestep, torch.Tensor):
+        return not timestep.is_floating_point()
+    return isinstance(timestep, int)
+
+
 class TokenScheduler(SchedulerMixin, ConfigMixin):
     """Base of the token schedulers: the run of a `TokenMethod`, one `step` a network call.
 
@@ -211,11 +218,11 @@ class TokenScheduler(SchedulerMixin, ConfigMixin):
         return self._state is not None and bool(self._state.past)
 
     def _locate(self, timestep: Any) -> int:
-        """Number of the call at hand: from a counter, or from where `timestep` lies in `timesteps`."""
+        """Number of the call at hand: from a counter (a whole number), or from where `timestep` lies in `timesteps`."""
         assert self._plan is not None
         value = float(timestep.reshape(-1)[0]) if isinstance(timestep, torch.Tensor) else float(timestep)
         times = [call.time for call in self._plan.calls]
-        if self._counter:
+        if self._counter and _is_whole(timestep):
             found = int(value)
             known = self._started and found == self._index and found > 0
         else:
@@ -335,7 +342,7 @@ class TokenScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("add_noise needs mask_token_id in the scheduler's configuration")
         value = float(torch.as_tensor(timesteps).reshape(-1)[0])
         gaps = [abs(call.time - value) for call in calls]
-        at = int(value) if self._counter else gaps.index(min(gaps))
+        at = int(value) if self._counter and _is_whole(timesteps) else gaps.index(min(gaps))
         t = calls[at + 1].time if at + 1 < len(calls) else 1.0
         ratio = 1.0 if t >= 1 else process.schedule.mask_ratio(t)
         flat = sample.flatten(1)
@@ -530,5 +537,6 @@ TOKEN_SCHEDULERS: dict[str, type[TokenScheduler]] = {
 for _name, _class in TOKEN_SCHEDULERS.items():
     _class.__module__ = __name__.rpartition(".")[0]  # written into saved pipelines: the public place
     setattr(diffusers, _name, _class)  # so that a swap back to a class of diffusers does not warn of our fields
+    _class._compatibles = [*TOKEN_SCHEDULERS]  # nor a swap among ours
 
 __all__ = [*TOKEN_SCHEDULERS, "TOKEN_SCHEDULERS", "TokenScheduler", "TokenSchedulerOutput"]

@@ -22,7 +22,8 @@ def test_help_and_version_do_not_import_torch() -> None:
     code = (
         "import sys\n"
         "from fewstep.apps.cli import run\n"
-        "assert [run(words) for words in (['--help'], ['generate', '--help'], ['--version'])] == [0, 0, 0]\n"
+        "words = ['--help'], ['generate', '--help'], ['text', '--help'], ['--version']\n"
+        "assert [run(word) for word in words] == [0, 0, 0, 0]\n"
         "loaded = {'torch', 'diffusers', 'transformers', 'numpy', 'PIL'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
