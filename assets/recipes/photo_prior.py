@@ -124,7 +124,8 @@ def export(work: Path, out: Path) -> Path:
     unet = average_of(new_unet(), Stage.prior, work)
     fresh = work / "export"
     shutil.rmtree(fresh, ignore_errors=True)
-    DDPMPipeline(unet=unet, scheduler=new_scheduler()).to(torch.float16).save_pretrained(fresh)
+    pipeline: Any = DDPMPipeline(unet=unet, scheduler=new_scheduler())
+    pipeline.to(torch.float16).save_pretrained(fresh)
     for file in sorted(fresh.rglob("*")):
         if not file.is_file():
             continue

@@ -16,7 +16,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from tokenizers.pre_tokenizers import ByteLevel
-from torch import nn
 
 from fewstep.assets.recipes import garments
 from fewstep.assets.recipes.garments_data import captions, colourise
@@ -67,66 +66,6 @@ def test_caption_table_draws_captions_of_its_labels_and_drops_a_tenth() -> None:
 def test_signal_shares_are_those_of_diffusers() -> None:
     theirs = DDIMScheduler(**garments.scheduler_config()).alphas_cumprod  # type: ignore[attr-defined]
     torch.testing.assert_close(garments.alphas_cumprod(), theirs, atol=1e-6, rtol=1e-5)
-
-
-def test_learning_rate_warms_up_holds_and_decays_to_a_hundredth() -> None:
-    fit = garments.Fit(steps=1000, batch=1, rate=1.0, hold=0.5, warmup=100)
-    assert garments.learning_rate(fit, 0, 0.0) == pytest.approx(0.01)
-    assert garments.learning_rate(fit, 300, 0.3) == pytest.approx(1.0)
-    assert garments.learning_rate(fit, 750, 0.75) == pytest.approx(0.505)
-    assert garments.learning_rate(fit, 999, 1.0) == pytest.approx(0.01)
-
-
-class Interrupted(Exception):
-    pass
-
-
-def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(garments, "CHECKPOINT_SECONDS", 0.0)
-    fit = garments.Fit(steps=8, batch=4, rate=0.05, hold=0.2, warmup=2)
-
-    def fitted(folder: str, stop: int | None) -> nn.Module:
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 1))
-
-        def loss(step: int, generator: torch.Generator) -> torch.Tensor:
-            if step == stop:
-                raise Interrupted
-            x = torch.randn(fit.batch, 3, generator=generator)
-            return (model(x) - x.sum(1, keepdim=True)).square().mean()
-
-        (tmp_path / folder).mkdir(exist_ok=True)
-        return garments.train(garments.Stage.judge, model, loss, fit, tmp_path / folder, seed=0)
-
-    whole = fitted("whole", None)
-    with pytest.raises(Interrupted):
-        fitted("broken", 5)
-    resumed = fitted("broken", None)
-    for key, value in whole.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[key], value)
-
-
-def test_a_failed_checkpoint_leaves_the_previous_one(tmp_path: Path) -> None:
-    file = tmp_path / "judge.pt"
-    garments.write_checkpoint(file, {"step": 3})
-    with pytest.raises(Exception, match="pickle"):
-        garments.write_checkpoint(file, {"step": (x for x in range(3))})
-    assert garments.read_checkpoint(file, garments.Stage.judge) == {"step": 3}
-
-
-def test_average_follows_parameters_and_buffers() -> None:
-    model, average = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
-    model.running_mean = torch.tensor([1.0, 2.0])
-    model.weight.data.fill_(3.0)
-    model.num_batches_tracked = torch.tensor(7)
-    garments.update_average(average, model, 0.75)
-    assert average.running_mean is not None
-    assert average.num_batches_tracked is not None
-    torch.testing.assert_close(average.running_mean, torch.tensor([0.25, 0.5]))
-    torch.testing.assert_close(average.weight.data, torch.tensor([1.5, 1.5]))
-    assert int(average.num_batches_tracked) == 7
 
 
 def test_augmenting_keeps_shape_and_is_small() -> None:
