@@ -312,7 +312,7 @@ def generate(
     if not hasattr(pipe, "scheduler"):
         raise TypeError(f"generate needs a pipeline, as load() returns it, got {pipe!r}")
     texts = _prompts(prompts)
-    shape = parse_size(size)
+    shape = parse_size(size) or _own_size(pipe)
     guidance = usual_guidance(pipe) if guidance is None else guidance
     check_request(pipe, steps, guidance, seed, count * len(texts) if isinstance(count, int) else count, shape)
     steps, seed, count = int(steps), int(seed), int(count)
@@ -372,6 +372,24 @@ def generate(
     batches = [[seeds[i] for i in part] for part in parts]
     halved = counts.halved if counts else 0
     return Generation(images, pictures, seeds, batches, watch.calls - skipped, seconds, settings, skipped, halved)
+
+
+def _own_size(pipe: Any) -> tuple[int, int] | None:
+    """Width and height of a small model whose class draws another size by default; None: what the class draws.
+
+    A transformer without a `sample_size` (Flux) says nothing of the size it was made for, and its pipeline then draws
+    1024 pixels; the autoencoder says what it was trained on.
+    """
+    denoiser = next(m for name in _DENOISERS if (m := getattr(pipe, name, None)) is not None)
+    coder = getattr(getattr(pipe, "vae", None), "config", {})
+    own = coder.get("sample_size")
+    if denoiser.config.get("sample_size") or not isinstance(own, int) or own >= 128:
+        return None
+    if "sample_size" in coder.get("_use_default_values", ()):
+        return None
+    if int(getattr(pipe, "default_sample_size", 0)) * int(getattr(pipe, "vae_scale_factor", 8)) <= own:
+        return None
+    return (own, own)
 
 
 def _usual_pixels(pipe: Any) -> int:

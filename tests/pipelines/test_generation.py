@@ -286,3 +286,8 @@ def test_an_interval_of_one_is_not_the_next_batch_s(pipe: Any) -> None:
 def test_caches_that_cannot_be_are_refused(pipe: Any, cache: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         generate(pipe, "a boot", steps=2, cache=cache)
+
+
+def test_a_small_flux_model_draws_the_size_that_it_was_trained_on() -> None:
+    made = generate(load("garments-flow"), "a red bag", steps=2)
+    assert made.images[0].size == (32, 32)
