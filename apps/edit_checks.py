@@ -76,12 +76,21 @@ def model_name(model: str | None) -> str:
 
 
 def prompt_inside(path: Path) -> str:
-    """The prompt inside of a picture that fewstep made, else nothing."""
+    """The prompt inside of a picture that fewstep made or edited, else nothing."""
+    import json
+
+    from PIL import Image
+
     try:
-        return str(pictures.read_settings(path)["prompt"])
-    except ValueError:
-        notes.print("What the picture shows is not said (--from), so it is inverted with an empty prompt.")
-        return ""
+        with Image.open(path) as picture:
+            picture.load()  # the text may follow the pixels
+            prompt = json.loads(getattr(picture, "text", {})[pictures.KEY])["prompt"]
+    except (KeyError, TypeError, OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError):
+        prompt = None
+    if isinstance(prompt, str):
+        return prompt
+    notes.print("What the picture shows is not said (--from), so it is inverted with an empty prompt.")
+    return ""
 
 
 def edit_files(picture: Path, out: Path | None, target: str, sheet: bool) -> list[Path]:
@@ -116,13 +125,18 @@ def check_files(files: list[Path], picture: Path, mask: Path | None, kept: Path 
     pictures.check_targets(files, overwrite)
     if kept is not None:
         check_target(kept, ".safetensors")
+        if kept.exists():
+            from fewstep.pipelines.editing.saving import check_header
+
+            check_header(kept)  # whatever else it is, --overwrite does not replace it
 
 
-def check_numbers(steps: int, skip: int | None, guidance: float | None) -> None:
+def check_numbers(steps: int, skip: int | None, guidance: float | None, seed: int) -> None:
     """Refuse numbers out of range before a model is loaded."""
     from fewstep.pipelines.editing.checks import check_guidance, checked_whole
 
     checked_whole("steps", steps, 1)
+    checked_whole("seed", seed, 0)
     if checked_whole("skip", skip or 0, 0) >= steps:
         raise ValueError(f"skip must be below the {steps} steps, got {skip}")
     if guidance is not None:
@@ -141,6 +155,24 @@ def read_levels(blend: str | None) -> tuple[float, float]:
     return low, high
 
 
+def kept_inversion(
+    pipe: Any, path: Path, memory: Any, picture: Any, prompt: str, arguments: dict[str, Any]
+) -> Inversion:
+    """The inversion in a file, if it is the one that would be made.
+
+    Raises:
+        ValueError: a damaged one, or one of something else.
+    """
+    from fewstep.pipelines import load_inversion
+    from fewstep.pipelines.editing.models import edit_model
+    from fewstep.pipelines.editing.reuse import check_model
+
+    inversion = load_inversion(path, memory)
+    check_same(inversion, path, picture, prompt, arguments)
+    check_model(edit_model(pipe), inversion)
+    return inversion
+
+
 def check_same(inversion: Inversion, path: Path, picture: Any, prompt: str, arguments: dict[str, Any]) -> None:
     """Refuse a kept inversion of something else.
 
@@ -154,13 +186,15 @@ def check_same(inversion: Inversion, path: Path, picture: Any, prompt: str, argu
     made = inverter(arguments["solver"], **{k: arguments[k] for k in ("gamma", "eta") if k in arguments})
     first = inversion.pictures[0]
     wrong = []
-    if len(inversion.pictures) != 1 or first.size != picture.size or not np.allclose(first.rgb, picture.rgb, atol=1e-4):
+    same = len(inversion.pictures) == 1 and first.size == picture.size
+    same = same and (first.alpha is None) == (picture.alpha is None) and np.allclose(first.rgb, picture.rgb, atol=1e-4)
+    if not same or (first.alpha is not None and not np.allclose(first.alpha, picture.alpha, atol=1e-4)):
         wrong.append("another picture")
     if list(inversion.prompts) != [prompt]:
         wrong.append(f"another prompt ({inversion.prompts[0]!r})")
     if inversion.solver != made.name or dict(inversion.fields) != fields_of(made):
         wrong.append(f"another solver ({inversion.solver})")
-    for name in ("steps", "skip", "size"):
+    for name in ("steps", "skip", "size", *(["seed"] if made.needs_target else [])):
         if inversion.settings.get(name) != arguments[name]:
             wrong.append(f"other {name} ({inversion.settings.get(name)})")
     if wrong:

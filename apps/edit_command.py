@@ -14,8 +14,8 @@ from .edit_checks import (
     EditSettings,
     check_files,
     check_numbers,
-    check_same,
     edit_files,
+    kept_inversion,
     model_name,
     prompt_inside,
     read_levels,
@@ -118,13 +118,14 @@ def edit(
         raise ValueError("flowedit makes no inversion, so there is none to keep; leave --keep-inversion away")
     if free and (strategy, inject, blocks) != (None, None, None):
         raise ValueError("flowedit injects no features; leave --strategy, --inject and --blocks away")
+    keep_inversion = None if keep_inversion is None else keep_inversion.expanduser()
     files = edit_files(picture, out, target, sheet)
     check_files(files, picture, mask, keep_inversion, overwrite)
     window = read_levels(blend)
     size = None if size is None else size.strip().lower()
     settings = EditSettings(strategy, inject, blocks, memory)
     settings.check(solver, free, gamma, eta)
-    check_numbers(steps, skip, guidance)
+    check_numbers(steps, skip, guidance, seed)
     before = prompt_inside(picture) if source is None else source
     name = model_name(model)
 
@@ -173,13 +174,15 @@ def edit(
             **fields,
         }
         injection = settings.injection()
-        if keep_inversion is not None and keep_inversion.exists() and not overwrite:
-            from fewstep.pipelines import load_inversion
-
-            inversion = load_inversion(keep_inversion, settings.memory())
-            check_same(inversion, keep_inversion, read, before, arguments)
-            report.values["inversion_reused"] = True
-        else:
+        inversion = None
+        if keep_inversion is not None and keep_inversion.exists():
+            try:
+                inversion = kept_inversion(pipe, keep_inversion, settings.memory(), read, before, arguments)
+                report.values["inversion_reused"] = True
+            except ValueError:
+                if not overwrite:
+                    raise
+        if inversion is None:
             with progress("inverting") as bar:
                 inversion = invert(
                     pipe,
@@ -225,7 +228,7 @@ def edit(
             )
     rows.append(("edit", edited.image))
     about = {**edited.settings, "command": "edit", "model": name, "picture": picture.name, "prompt": target}
-    about |= {"sampler": edited.settings["solver"], "seed": seed}
+    about |= {"sampler": edited.settings["solver"]}
     written: list[tuple[Path, Image, dict[str, Any]]] = [(files[0], edited.image, about)]
     if sheet:
         written.append((files[1], _sheet(rows, before, target, edited), about))

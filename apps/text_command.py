@@ -142,12 +142,15 @@ def text(
     fields: dict[str, Any] = {}
     if given.get("solver") or before.get("solver") or any(word.startswith("-") for word in words):
         with working("starting"):
-            words, fields = _read(words, given.get("solver") or before.get("solver"), options)
+            model_, solver_ = (given.get(name) or before.get(name) for name in ("model", "solver"))
+            words, fields = _read(words, solver_ or _own_solver(model_ or TextRequest.model), options)
     if words:
         given["prompt"] = " ".join(words)
     request = _request(given, fields, before)
     files, target = ([], None) if out is None else text_files.file_names(out, _title(request), request.seeds)
     if target is not None:
+        if infill is not None and infill.resolve() in [file.resolve() for file in (*files, target)]:
+            raise ValueError(f"{str(infill)!r} is the file of --infill, and its text would be lost; write to another")
         text_files.check_files(files, target, overwrite)
     made, settings, seconds = _write(request, watch)
     summary = {
@@ -182,11 +185,18 @@ def _title(request: TextRequest) -> str:
     return request.prompt or (request.infill or "text")[:40]
 
 
-def _read(words: list[str], solver: str | None, options: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The words of the prompt, and the fields of the solver among them."""
-    from fewstep.pipelines.text_solvers import DEFAULT_SOLVER, solver_options, solvers
+def _own_solver(model: str) -> str:
+    """Solver that a model comes with."""
+    from fewstep.pipelines.loading import find_model
+    from fewstep.pipelines.text_solvers import solver_in
 
-    chosen = solver or DEFAULT_SOLVER
+    return solver_in(find_model(model, "text"))
+
+
+def _read(words: list[str], chosen: str, options: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words of the prompt, and the fields of the solver among them."""
+    from fewstep.pipelines.text_solvers import solver_options, solvers
+
     owners: dict[str, list[str]] = {}
     for name in solvers():
         for key in solver_options(name):
@@ -264,8 +274,11 @@ def _write(request: TextRequest, watch: bool) -> tuple[MaskedTextOutput, dict[st
             callback=callback,
         )
     seconds = time.perf_counter() - begin
+    config = pipe.scheduler.config
     settings = {
         **asdict(request),
+        "temperature": config.get("temperature") if request.temperature is None else request.temperature,
+        "top_p": config.get("top_p") if request.top_p is None else request.top_p,
         **solver_settings(pipe.scheduler),
         "steps": None if request.calls else request.steps or _STEPS,
         "dtype": str(pipe.dtype).removeprefix("torch."),

@@ -65,9 +65,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = found["settings"]
         chosen = {name: settings[name] for name in KINDS if name in settings}
     except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(
-            f"{str(path)!r} holds no settings of `fewstep text`; give the .json file that it wrote"
-        ) from None
+        settings, chosen = None, {}
+    if not isinstance(settings, dict) or not chosen:
+        raise ValueError(f"{str(path)!r} holds no settings of `fewstep text`; give the .json file that it wrote")
     for name, value in chosen.items():
         if not isinstance(value, KINDS[name]) or isinstance(value, bool):
             raise ValueError(f"the settings in {str(path)!r} are damaged: {name} is {value!r}")

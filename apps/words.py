@@ -17,6 +17,8 @@ def read_words(
 ) -> tuple[list[str], dict[str, Any]]:
     """Plain words, and the fields that were given as options among them.
 
+    No option has a space in its name, so a quoted sentence is text even if it begins with a dash.
+
     Args:
         words: what no option of the command took.
         known: fields that may be given, with their dataclass field or parameter.
@@ -36,7 +38,7 @@ def read_words(
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        if not re.match(r"--?[A-Za-z]", word):
+        if not re.match(r"--?[A-Za-z]", word) or re.search(r"\s", word.partition("=")[0]):
             texts.append(word)
             continue
         option, equals, text = word.partition("=")

@@ -38,7 +38,7 @@ def load_text(
         dtype: ``float32``, ``float16`` or ``bfloat16``; by default float32 on the processor and for shipped models,
             else bfloat16 where the accelerator has it, or float16.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; by default the accelerator if there is one.
-        **options: of the solver, ``theta=0.4``.
+        **options: of the solver, ``theta=0.4``; without `solver`, of the one that the model came with.
 
     Raises:
         FileNotFoundError: no such model; the nearest shipped name is given.
@@ -50,10 +50,11 @@ def load_text(
     number = torch_dtype("float32" if own and dtype is None else dtype, where)
 
     from .text_pipeline import MaskedTextPipeline
-    from .text_solvers import DEFAULT_SOLVER, set_solver, token_scheduler
+    from .text_solvers import set_solver, solver_in, solver_settings, token_scheduler
 
-    if solver is not None or options:
-        token_scheduler(solver or DEFAULT_SOLVER, **options)  # a typing error should not cost a large model's loading
+    if solver is not None or (options and Path(source).is_dir()):
+        # a typing error should not cost a large model's loading
+        token_scheduler(solver or solver_in(source), **options)
     with quiet():
         try:
             pipe = MaskedTextPipeline.from_pretrained(source, dtype=number)
@@ -62,8 +63,11 @@ def load_text(
             raise ValueError(f"the model {str(model)!r} could not be loaded: {reason}") from error
     pipe.to(where)
     pipe.set_progress_bar_config(disable=True)
-    if solver is not None or options:
-        set_solver(pipe, solver or DEFAULT_SOLVER, **options)
+    if solver is not None:
+        set_solver(pipe, solver, **options)
+    elif options:
+        came = solver_settings(pipe.scheduler)
+        set_solver(pipe, came["solver"], **came["fields"] | options)
     return pipe
 
 

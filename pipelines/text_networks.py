@@ -162,18 +162,17 @@ def _position_offset(model: Any) -> int:
 def check_vocabulary(model: Any, values: list[int], mask: int) -> None:
     """Refuse a model and a tokenizer that do not belong together.
 
-    A model may have more rows than the tokenizer has tokens if they fill up a multiple of 8, 16, ..., 256.
+    A model may have more rows than the tokenizer has tokens: what is beyond is never drawn.
 
     Raises:
-        ValueError: sizes that do not agree.
+        ValueError: a model with fewer rows than the tokenizer needs.
     """
     config = getattr(model, "config", None)
     size = config.get("vocab_size") if isinstance(config, dict) else getattr(config, "vocab_size", None)
     if not isinstance(size, int):
         return
     needed = max(*values, mask) + 1 if values else mask + 1
-    padded = any(math.ceil(needed / k) * k == size for k in (8, 16, 32, 64, 128, 256))
-    if size != needed and not (size > needed and padded):
+    if size < needed:
         raise ValueError(
             f"the model has a vocabulary of {size} tokens and the tokenizer one of {needed}: they do not belong "
             "together"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fewstep.samplers import TOKEN_METHODS, token_method
@@ -107,20 +109,35 @@ def token_scheduler(solver: str = DEFAULT_SOLVER, **options: Any) -> Any:
 
 def set_solver(pipe: Any, solver: str, **options: Any) -> Any:
     """Put a solver on a text pipeline, keeping what belongs to its model (mask token, noise schedule, meaning of the
-    output), and return the pipeline.
+    output, temperature and nucleus), and return the pipeline.
 
     Raises:
         ValueError: as `token_scheduler`.
     """
     scheduler = token_scheduler(solver, **options)
     config = pipe.scheduler.config
-    kept = ("mask_token_id", "noise_schedule", "schedule_eps", "prediction_type")
+    kept = ("mask_token_id", "noise_schedule", "schedule_eps", "prediction_type", "temperature", "top_p")
     own = {key: config[key] for key in kept if key in config and key in scheduler.config and key not in options}
     scheduler.register_to_config(**own)
     if hasattr(scheduler, "_build"):
         scheduler = type(scheduler).from_config(scheduler.config)
     pipe.scheduler = scheduler
     return pipe
+
+
+def solver_in(folder: str | Path) -> str:
+    """Solver of a saved pipeline, by the file of its scheduler; the default where there is none that can be read."""
+    try:
+        config = json.loads((Path(folder) / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not a saved pipeline, or one that its loading will complain about
+        return DEFAULT_SOLVER
+    kind = config.get("_class_name") if isinstance(config, dict) else None
+    if kind == "AmusedScheduler":
+        return CONFIDENCE
+    for name, (known, fixed) in _CLASSES.items():
+        if kind == known and all(config.get(key) == value for key, value in fixed.items()):
+            return _SHORT.get(name, name)
+    return DEFAULT_SOLVER
 
 
 def solver_settings(scheduler: Any) -> dict[str, Any]:

@@ -132,11 +132,13 @@ def invert(
         on_call: called as ``on_call(i, stage)`` just before each network call.
 
     Raises:
-        ValueError: a target missing or of another shape, a process that cannot be inverted from this grid's end.
+        ValueError: a target missing or of another shape, a process that cannot be inverted from this grid's end, exact
+            inversion over a single interval.
     """
     edges = grid.reversed() if grid.descending else grid
     check_clean_end(process, edges)
     if inverter.needs_pair:
+        check_intervals(inverter, edges.calls)
         check_undoable(process, edges)
     x0 = _working(x0)
     state = _target(inverter, target, x0, "noise") if inverter.needs_target else ()
@@ -175,6 +177,7 @@ def regenerate(
     if warm and not inverter.can_start_warm:
         able = ", ".join(name for name, make in INVERTERS.items() if make().can_start_warm)
         raise ValueError(f"{inverter.name} cannot start warm; those that can are {able}")
+    check_intervals(inverter, edges.calls)
     state: State = ()
     first = 0
     if inverter.needs_pair or warm:
@@ -186,8 +189,6 @@ def regenerate(
         x, state = (kept, (x,)) if inverter.needs_pair else (warm_start(process, edges, x, kept), (kept,))
     if inverter.needs_target:
         state = _target(inverter, inversion.source if target is None else target, x, "picture")
-    if first == len(inverter.backward.stages(process, edges)):  # one exact step: both its ends are known
-        return Result(x, 0, state)
     return run(denoiser, inverter.backward, process, edges, x, callback, first=first, state=state, on_call=on_call)
 
 
@@ -220,6 +221,15 @@ def check_clean_end(process: Process, edges: Grid) -> None:
         raise ValueError(
             "a network that predicts the clean sample says nothing about the noise in clean data: "
             "end the grid at the smallest noise level (final_sigmas_type='sigma_min')"
+        )
+
+
+def check_intervals(inverter: Inverter, count: int) -> None:
+    """A way back that begins with two states needs a third: with one interval it would never call the network."""
+    if inverter.needs_pair and count < 2:
+        raise ValueError(
+            f"{inverter.name} inversion needs at least 2 intervals: of {count} it keeps both ends, so that no prompt "
+            "could change anything; take more steps, or skip fewer"
         )
 
 

@@ -22,7 +22,8 @@ class FeatureKey(NamedTuple):
 
     Attributes:
         interval: step of the grid, counted from the noise end: 0 touches pure noise.
-        stage: ``edge`` for a call at an edge of the interval, ``mid`` for one at its middle.
+        stage: ``edge`` for a call at an edge of the interval, ``mid`` for one at its middle; ``start`` for the opening
+            call of an inversion, which sampling has no partner for.
         branch: ``cond`` or ``uncond``, the half of classifier-free guidance.
         block: number of the block among those that can be injected.
         tensor: ``q``, ``k`` or ``v``.

@@ -15,7 +15,7 @@ import torch
 
 from fewstep.samplers import Grid, noise
 from fewstep.samplers.inversion import Inversion as LatentInversion
-from fewstep.samplers.inversion import Inverter, fields_of, inverter
+from fewstep.samplers.inversion import Inverter, check_intervals, fields_of, inverter
 from fewstep.samplers.inversion import invert as invert_latents
 
 from ..loading import model_name
@@ -156,7 +156,7 @@ def invert(
         size: None: the picture's own size where the model takes it, else its own area; ``"own"``, N or "WxH".
         skip: intervals at the noise end to leave out: less noise, more of the picture stays.
         memory: where features are kept; None is host memory without a limit.
-        seed: of the noise that ``rf-inversion`` is pulled to.
+        seed: of the noise that ``rf-inversion`` is pulled to; a whole number of at least 0.
         progress: told after every call of the solver.
         **fields: of ``rf-inversion``: gamma, eta, start, stop.
 
@@ -168,6 +168,8 @@ def invert(
     steps, skip = checked_whole("steps", steps, 1), checked_whole("skip", skip, 0)
     if skip >= steps:
         raise ValueError(f"skip must be below the {steps} steps, got {skip}")
+    check_intervals(made, steps - skip)
+    seed = checked_whole("seed", seed, 0)
     guidance = check_guidance(guidance)
     injection = Injection() if injection is None else injection
     model = edit_model(pipe)

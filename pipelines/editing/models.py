@@ -125,13 +125,16 @@ class EditModel(ABC):
 
     @property
     def area(self) -> float:
-        """Pixels that the model was made for: the pipeline's default, or the autoencoder's where that is smaller."""
-        side = getattr(self.pipe, "default_sample_size", None) or self.denoiser.config.get("sample_size") or 128
-        side = max(side) if isinstance(side, list | tuple) else side
-        own = self.pipe.vae.config.get("sample_size")
-        own = max(own) if isinstance(own, list | tuple) else own
-        pixels = int(side) * int(self.pipe.vae_scale_factor)
-        return float(min(pixels, int(own or pixels)) ** 2)
+        """Pixels that the model was made for: the denoiser's.
+
+        Where it names none, the pipeline's default, or the autoencoder's where that is smaller.
+        """
+        factor = int(self.pipe.vae_scale_factor)
+        side = _longest(self.denoiser.config.get("sample_size"))
+        if side:
+            return float((side * factor) ** 2)
+        pixels = factor * (_longest(getattr(self.pipe, "default_sample_size", None)) or 128)
+        return float(min(pixels, _longest(self.pipe.vae.config.get("sample_size")) or pixels) ** 2)
 
     @property
     def device(self) -> torch.device:
@@ -164,7 +167,9 @@ class EditModel(ABC):
         vae = self.pipe.vae
         values = (2 * pixels - 1).to(self.device, vae.dtype)
         shift, scale = self._scale
-        return self.pack((vae.encode(values).latent_dist.mode().float() - shift) * scale)
+        coded = vae.encode(values)
+        planes = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latents  # AutoencoderTiny's
+        return self.pack((planes.float() - shift) * scale)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -190,8 +195,8 @@ class EditModel(ABC):
     def fingerprint(self) -> str:
         """Two hashes: of the configurations, and of some of the weights of the denoiser and the autoencoder.
 
-        Weights enter as bfloat16, so that it is the same for a model loaded in another number format. Where weights
-        wait elsewhere (sequential offloading) the second is ``offloaded``.
+        Weights enter rounded to bfloat16. A model loaded in another number format may have been rounded twice and then
+        counts as another one. Where weights wait elsewhere (sequential offloading) the second is ``offloaded``.
         """
         digest, weights = hashlib.sha256(), hashlib.sha256()
         away = False
@@ -215,6 +220,11 @@ class EditModel(ABC):
     def free(self) -> None:
         """Let offloaded networks go back to where they wait."""
         self.pipe.maybe_free_model_hooks()
+
+
+def _longest(side: Any) -> int:
+    """A size that may be a number, a pair or missing (0)."""
+    return int(max(side) if isinstance(side, list | tuple) else side or 0)
 
 
 def _denoiser_class(pipe: Any) -> str:

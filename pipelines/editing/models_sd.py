@@ -62,6 +62,12 @@ class StableDiffusionEditModel(EditModel):
                 "so it cannot be inverted; give it one of a variance-preserving model, such as DDIMScheduler"
             )
 
+        if self.process.prediction == "sample":
+            raise ValueError(
+                f"{type(pipe).__name__} predicts the clean sample (prediction_type 'sample'), which says nothing of "
+                "the noise in clean data, so it cannot be inverted; allowed are epsilon and v_prediction"
+            )
+
     def pack(self, planes: torch.Tensor) -> torch.Tensor:
         return planes
 

@@ -46,8 +46,8 @@ def save_inversion(inversion: Inversion, path: str | Path) -> None:
     """
     from safetensors.torch import save
 
-    target = Path(path)
-    if target.suffix != ".safetensors":
+    target = Path(path).expanduser()
+    if target.suffix.lower() != ".safetensors":
         raise ValueError(f"an inversion is kept in a .safetensors file; got {str(path)!r}")
     latents = inversion.latents
     tensors: dict[str, torch.Tensor] = {"sample": latents.sample, "source": latents.source, "path": inversion.path}
@@ -93,21 +93,9 @@ def load_inversion(path: str | Path, memory: FeatureMemory | None = None) -> Inv
     Raises:
         FileNotFoundError, ValueError: no file, or none that holds a whole inversion.
     """
-    from safetensors import SafetensorError, safe_open
-
-    source = Path(path).expanduser()
-    if not source.is_file():
-        raise FileNotFoundError(f"there is no inversion {str(path)!r}")
+    header, tensors = _opened(path)
     try:
-        with safe_open(source, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dictionary
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} is not a .safetensors file that can be read: {error}") from error
-    if _KEY not in metadata:
-        raise ValueError(f"{str(path)!r} holds no inversion; only files that fewstep wrote do")
-    try:
-        about = json.loads(metadata[_KEY])
+        about = json.loads(header)
         if about["version"] != _VERSION:
             raise ValueError(
                 f"{str(path)!r} was written in version {about['version']} of the format, and this fewstep reads "
@@ -119,6 +107,34 @@ def load_inversion(path: str | Path, memory: FeatureMemory | None = None) -> Inv
     if not all(bool(torch.isfinite(part).all()) for part in (inversion.latents.sample, inversion.path)):
         raise ValueError(f"the inversion {str(path)!r} is damaged: it holds values that are no finite numbers")
     return inversion
+
+
+def check_header(path: str | Path) -> None:
+    """Refuse a file that does not say that it holds an inversion; its tensors are not read.
+
+    Raises:
+        FileNotFoundError, ValueError: no file, or one that fewstep did not write.
+    """
+    _opened(path, header_alone=True)
+
+
+def _opened(path: str | Path, header_alone: bool = False) -> tuple[str, dict[str, torch.Tensor]]:
+    """(the JSON text about an inversion, its tensors)."""
+    from safetensors import SafetensorError, safe_open
+
+    source = Path(path).expanduser()
+    if not source.is_file():
+        raise FileNotFoundError(f"there is no inversion {str(path)!r}")
+    try:
+        with safe_open(source, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = [] if header_alone or _KEY not in metadata else file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} is not a .safetensors file that can be read: {error}") from error
+    if _KEY not in metadata:
+        raise ValueError(f"{str(path)!r} holds no inversion; only files that fewstep wrote do")
+    return metadata[_KEY], tensors
 
 
 def _read(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], memory: FeatureMemory | None) -> Inversion:

@@ -50,17 +50,24 @@ def parse_blocks(blocks: str | Sequence[int] | None, count: int) -> tuple[int, .
             ends = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
             if ends is None:
                 raise ValueError(f"blocks are all, a range such as 20-37, or a list such as 0,3,5; got {blocks!r}")
-            found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+            first, last = int(ends[1]), int(ends[2] or ends[1])
+            if last >= count:  # before the range is written out
+                raise _no_block(last, count)
+            found += range(first, last + 1)
     else:
         found = [int(number) for number in blocks]
     if not found:
         raise ValueError(f"blocks are all, a range such as 20-37, or a list such as 0,3,5; got {blocks!r}")
     wrong = [number for number in found if not 0 <= number < count]
     if wrong:
-        raise ValueError(
-            f"this model has {count} blocks for injection, numbered 0 to {count - 1}; there is no block {wrong[0]}"
-        )
+        raise _no_block(wrong[0], count)
     return tuple(sorted(set(found)))
+
+
+def _no_block(number: int, count: int) -> ValueError:
+    return ValueError(
+        f"this model has {count} blocks for injection, numbered 0 to {count - 1}; there is no block {number}"
+    )
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,9 @@ class FireFlow(StagedMethod):
 
     def stages(self, process: Process, grid: Grid) -> tuple[Stage, ...]:
         first = grid.nodes[0]
+        opening = "edge" if grid.descending else "start"  # the two openings are at opposite ends, and are no partners
         return (
-            Stage(first, grid.from_noise(0), "edge", first),
+            Stage(first, grid.from_noise(0), opening, first),
             *(
                 Stage(midpoint(process, node, to), grid.from_noise(k), "mid", node)
                 for k, (node, to) in enumerate(pairwise(grid.nodes))

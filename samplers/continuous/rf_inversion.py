@@ -32,13 +32,14 @@ class ControlledStep:
 
 @dataclass(frozen=True)
 class RFInversion(Method):
-    """Euler steps on a velocity that is mixed with the straight way to a target y at the end e_N of the run:
+    """Euler steps on a velocity that is mixed with the straight way to a target y:
 
-        x' = x + h ((1 - s) v(x, e) + s (y - x) / (e_N - e)).
+        x' = x + h ((1 - s) v(x, e) + s (y - x) / (e_y - e)).
 
-    From data to noise y is a draw of noise and s = gamma; from noise to data y is the picture and s = eta inside a
-    window of the run, 0 outside. s = 0 is Euler, s = 1 the straight line to y. It is biased towards the picture, not a
-    reconstruction of the flow. The state holds y, so a run starts with ``state=(y,)``. Flow processes only.
+    From data to noise y is a draw of noise, which belongs to e_y = 1 also where the run ends below it, and s = gamma;
+    from noise to data y is the picture, e_y = 0, and s = eta inside a window of the run, 0 outside. s = 0 is Euler,
+    s = 1 the straight line to y. It is biased towards the picture, not a reconstruction of the flow. The state holds y,
+    so a run starts with ``state=(y,)``. Flow processes only.
 
     Reference: Rout et al. 2025 (arXiv 2410.10792).
     """
@@ -49,7 +50,7 @@ class RFInversion(Method):
 
     name: ClassVar[str] = "rf-inversion"
     summary: ClassVar[str] = "Euler, pulled towards a given end point"
-    formula: ClassVar[str] = "x' = x + h ((1 - s) v + s (y - x) / (e_N - e))"
+    formula: ClassVar[str] = "x' = x + h ((1 - s) v + s (y - x) / (e_y - e))"
     references: ClassVar[tuple[Reference, ...]] = (ROUT_2025,)
     replans: ClassVar[bool] = False
 
@@ -64,12 +65,12 @@ class RFInversion(Method):
                 "RF-Inversion pulls a rectified flow along straight lines; this is not a flow-matching model. "
                 "Use ddim or exact inversion for models that predict epsilon"
             )
-        end = grid.nodes[-1]
+        end = 0.0 if grid.descending else 1.0  # the level of the target, which may lie beyond the grid
         steps = []
         for k, (node, to) in enumerate(pairwise(grid.nodes)):
             inside = round(self.start * grid.calls) <= k < round(self.stop * grid.calls)
             s = self.strength if inside else 0.0
-            pull = s * (to.sigma - node.sigma) / (end.sigma - node.sigma)
+            pull = s * (to.sigma - node.sigma) / (end - node.sigma)
             steps.append(ControlledStep((1 - s) * ddim(process, node, to) + Linear(s - pull, 0.0), pull))
         return tuple(steps)
 

@@ -101,6 +101,51 @@ def test_an_inversion_is_kept_and_used_again(change: Fewstep) -> None:
     assert not Path("c.png").exists()
 
 
+def test_a_kept_inversion_belongs_to_its_seed(change: Fewstep) -> None:
+    words = (*WORDS, "--solver", "rf-inversion", "--no-check", "--keep-inversion", "kept.safetensors")
+    assert change(*words, "--seed", 3, "-o", "a.png").code == 0
+    said = change(*words, "--seed", 4, "-o", "b.png")
+    assert said.code == 2
+    assert "other seed (3)" in said.err
+    assert change(*words, "--seed", 3, "-o", "b.png").code == 0
+    assert settings("b.png")["seed"] == 3
+    free = (*WORDS, "--no-check", "--keep-inversion", "free.safetensors")
+    assert change(*free, "--seed", 3, "-o", "c.png").code == 0
+    assert change(*free, "--seed", 4, "-o", "d.png").out.startswith("Inversion: reused")
+    assert settings("d.png")["seed"] == 3
+
+
+def test_a_kept_inversion_belongs_to_its_transparency(change: Fewstep, photo: Path) -> None:
+    words = (*WORDS, "--no-check", "--keep-inversion", "kept.safetensors")
+    assert change(*words, "-o", "a.png").code == 0
+    values = np.asarray(Image.open(photo)).copy()
+    for alpha in (90, 255):
+        values[..., 3] = alpha
+        Image.fromarray(values).save(photo)
+        assert "another picture" in change(*words, "-o", "b.png").err
+
+
+def test_overwriting_makes_only_another_inversion_again(change: Fewstep) -> None:
+    words = (*WORDS, "-o", "a.png", "--no-check", "--overwrite", "--keep-inversion", "kept.safetensors")
+    assert change(*words).code == 0
+    first = Path("kept.safetensors").read_bytes()
+    assert change(*words).out.startswith("Inversion: reused")
+    assert Path("kept.safetensors").read_bytes() == first
+    assert change(*words, "--solver", "euler").out.startswith("Inversion: 2 network calls")
+    assert Path("kept.safetensors").read_bytes() != first
+
+
+def test_a_file_that_is_no_inversion_is_never_written_over(change: Fewstep) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"weight": np.zeros(2, np.float32)}, "model.safetensors")
+    before = Path("model.safetensors").read_bytes()
+    said = change(*WORDS, "--overwrite", "--keep-inversion", "model.safetensors")
+    assert said.code == 2
+    assert "holds no inversion" in said.err
+    assert Path("model.safetensors").read_bytes() == before
+
+
 def test_a_mask_confines_the_edit(change: Fewstep, photo: Path) -> None:
     mask = np.zeros((30, 40), np.uint8)
     mask[:10] = 255
@@ -118,7 +163,12 @@ def test_the_prompt_inside_a_picture_is_what_it_shows(fewstep: Fewstep, tiny_fol
     assert fewstep("edit", "made.png", "--to", "a bag", *words, "-o", "out.png").code == 0
     assert settings("out.png")["source"] == "a green boot"
     said = fewstep("edit", "out.png", "--to", "a bag", *words, "-o", "again.png")
-    assert said.code == 0
+    assert said.code == 0, said.err
+    assert settings("again.png")["source"] == "a bag"
+    with Image.open("out.png") as image:
+        image.save("plain.png")
+    said = fewstep("edit", "plain.png", "--to", "a bag", *words, "-o", "plainly.png")
+    assert said.code == 0, said.err
     assert "inverted with an empty prompt" in said.err
     said = fewstep("generate", "--like", "out.png")
     assert "was made by fewstep edit" in said.err
@@ -147,6 +197,9 @@ def test_the_prompt_inside_a_picture_is_what_it_shows(fewstep: Fewstep, tiny_fol
         (("--solver", "flowedit", "--inject", "1"), "injects no features"),
         (("--solver", "flowedit", "--keep-inversion", "k.safetensors"), "no inversion"),
         (("--steps", "0"), "steps must be at least 1"),
+        (("--seed", "-1"), "seed must be at least 0"),
+        (("--solver", "exact", "--steps", "1"), "at least 2 intervals"),
+        (("--keep-inversion", "broken.safetensors", "--overwrite"), "can be read"),
         (("--model", "garment"), "did you mean"),
     ],
 )

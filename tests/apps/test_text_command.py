@@ -79,6 +79,43 @@ def test_fields_of_the_solver_are_options(fewstep: Fewstep, model: Path) -> None
     }  # fmt: skip
 
 
+def test_fields_without_a_solver_are_those_of_the_model_s(fewstep: Fewstep, model: Path) -> None:
+    words = ["text", "To be", "--model", model, "--steps", 4, "--json"]
+    named = json.loads(fewstep(*words, "--solver", "trapezoidal", "--theta", "0.9").out)
+    unnamed = json.loads(fewstep(*words, "--theta", "0.9").out)
+    assert unnamed["texts"] == named["texts"]
+    kept = json.loads(fewstep(*words, "--time-grid", "cosine").out)
+    assert kept["settings"]["solver"] == "trapezoidal"
+    assert kept["settings"]["fields"]["theta"] == 0.4
+
+
+def test_the_temperature_of_a_saved_pipeline_is_repeated(fewstep: Fewstep, model: Path) -> None:
+    pipe = load_text(model, device="cpu")
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, temperature=0.3, top_p=0.8)
+    pipe.save_pretrained("cold")
+    first = json.loads(fewstep("text", "To be", "--model", "cold", "--steps", 4, "--json", "--out", "first.json").out)
+    assert (first["settings"]["temperature"], first["settings"]["top_p"]) == (0.3, 0.8)
+    again = json.loads(fewstep("text", "--like", "first.json", "--json").out)
+    assert again["texts"] == first["texts"] != direct(model, [0], prompt="To be").texts
+    swapped = json.loads(fewstep("text", "--like", "first.json", "--solver", "tweedie", "--json").out)
+    assert swapped["settings"]["temperature"] == 0.3
+    assert load_text("cold", "adams", device="cpu").scheduler.config.temperature == 0.3
+
+
+def test_a_quoted_sentence_may_begin_with_a_dash(fewstep: Fewstep, model: Path) -> None:
+    said = fewstep("text", "-Am I, he said", "--model", model, "--steps", 2)
+    assert said.code == 0, said.err
+    assert said.out.startswith("-Am I, he said")
+
+
+def test_the_file_with_blanks_is_not_replaced(fewstep: Fewstep, model: Path) -> None:
+    Path("b.txt").write_text("a[MASK]b")
+    said = fewstep("text", "--infill", "b.txt", "--model", model, "--out", "./b.txt", "--overwrite")
+    assert said.code == 2
+    assert "its text would be lost" in said.err
+    assert Path("b.txt").read_text() == "a[MASK]b"
+
+
 @pytest.mark.parametrize("solver", ["adams", "rk2", "tau", "euler", "first-hitting", "confidence"])
 def test_every_solver_writes(fewstep: Fewstep, model: Path, solver: str) -> None:
     said = fewstep("text", "To be", "--model", model, "--steps", 3, "--solver", solver)
@@ -175,7 +212,8 @@ def test_watching_without_a_terminal_is_plain(fewstep: Fewstep, model: Path) -> 
         (["", "--length", 0], "the prompt is empty and length is 0"),
         (["To be", "--length", 4], "nothing to write; raise length"),
         (["x" * 25, "--length", 90], "has 25 tokens and the model reads 24 at once"),
-        (["x", "--theta", 0.4], "no option --theta for adams: it is a field of rk2 and trapezoidal; say --solver trap"),
+        (["x", "--solver", "adams", "--theta", 0.4], "it is a field of rk2 and trapezoidal; say --solver trap"),
+        (["x", "--lag", 2], "no option --lag for trapezoidal: it is a field of adams; say --solver adams"),
         (["x", "--solver", "trapezoidal", "--theta", 1.5], "theta must be in (0, 1], got 1.5"),
         (["x", "--solver", "trapezoidal", "--theta", "wide"], "theta"),
         (["x", "--solver", "trapezoidal", "--theta"], "--theta needs a value"),
@@ -201,6 +239,8 @@ def test_watching_without_a_terminal_is_plain(fewstep: Fewstep, model: Path) -> 
         (["--infill", "."], "is a folder, and a text file is needed"),
         (["x", "--like", "good.txt"], "holds no settings of `fewstep text`"),
         (["x", "--like", "damaged.json"], "damaged: steps is 'many'"),
+        (["x", "--like", "list.json"], "holds no settings of `fewstep text`"),
+        (["x", "--like", "empty.json"], "holds no settings of `fewstep text`"),
         (["x", "--count", 2, "--out", "a.txt"], "2 texts need a folder or a .json file"),
         (["x", "--out", "good.txt/a.txt"], "is not a folder"),
         (["x", "--dtype", "float8"], "dtype must be float32"),
@@ -212,6 +252,8 @@ def test_bad_input_is_one_sentence(fewstep: Fewstep, model: Path, words: list[An
     Path("full.txt").write_text("no blank")
     Path("latin.txt").write_bytes("no\xe9".encode("latin-1"))
     Path("damaged.json").write_text(json.dumps({"settings": {"steps": "many"}}))
+    Path("list.json").write_text(json.dumps({"settings": []}))
+    Path("empty.json").write_text(json.dumps({"settings": {"theta": 1}}))
     before = sorted(Path().iterdir())
     said = fewstep("text", *words, "--model", model)
     assert said.code == 2

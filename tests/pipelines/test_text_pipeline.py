@@ -575,7 +575,11 @@ def test_a_scheduler_is_swapped_in_one_line(pipe: Any) -> None:
 
 def test_a_solver_keeps_what_belongs_to_the_model(pipe: Any) -> None:
     pipe.scheduler = DiscreteThetaScheduler(
-        mask_token_id=pipe.mask_token_id, noise_schedule="cosine", prediction_type="log_probs"
+        mask_token_id=pipe.mask_token_id,
+        noise_schedule="cosine",
+        prediction_type="log_probs",
+        temperature=0.3,
+        top_p=0.9,
     )
     set_solver(pipe, "tweedie", final_fill="argmax")
     config = pipe.scheduler.config
@@ -585,3 +589,4 @@ def test_a_solver_keeps_what_belongs_to_the_model(pipe: Any) -> None:
         "log_probs",
     )
     assert (config.method, config.final_fill) == ("tweedie", "argmax")
+    assert (config.temperature, config.top_p) == (0.3, 0.9)

@@ -60,7 +60,7 @@ def there_and_back(name: str, process, points: Grid, **options) -> tuple[Inversi
 
 
 @pytest.mark.parametrize("mu", [None, 1.15])
-@pytest.mark.parametrize("count", [1, 2, 3, 8, 50])
+@pytest.mark.parametrize("count", [2, 3, 8, 50])
 def test_exact_inversion_returns_to_rounding(count: int, mu: float | None) -> None:
     points = grid(count, mu)
     calls = []
@@ -69,6 +69,16 @@ def test_exact_inversion_returns_to_rounding(count: int, mu: float | None) -> No
     assert found.calls == count
     again = regenerate(network(FLOW), inverter("exact"), FLOW, points, found, on_call=lambda i, s: calls.append(s))
     assert again.calls == len(calls) == count - 1
+
+
+def test_exact_inversion_over_one_interval_is_refused() -> None:
+    """Both ends would be kept, and an edit would return the picture without one call."""
+    with pytest.raises(ValueError, match="exact inversion needs at least 2 intervals"):
+        there_and_back("exact", FLOW, grid(1))
+    with pytest.raises(ValueError, match="exact inversion needs at least 2 intervals"):
+        there_and_back("exact", FLOW, grid(8).tail(7))
+    with pytest.raises(ValueError, match="exact inversion needs at least 2 intervals"):
+        regenerate(network(FLOW), inverter("exact"), FLOW, grid(1), Inversion(DATA, DATA, (DATA,)))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -214,6 +224,22 @@ def test_rf_inversion_without_pull_is_euler_and_with_all_of_it_the_target() -> N
     found = invert(network(FLOW), full, FLOW, points, DATA, target=goal)
     assert torch.allclose(found.sample, goal, atol=1e-13)
     assert torch.allclose(regenerate(network(FLOW), full, FLOW, points, found).sample, DATA, atol=1e-13)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0])
+def test_rf_inversion_below_pure_noise_stays_on_a_straight_field(gamma: float) -> None:
+    """On (1 - s) x0 + s y the pull and the field agree, also where the run ends at s = 0.7: nothing is bent."""
+    goal, points = normal(seed=4), Grid(tuple(FLOW.at_sigma(level) for level in (0.7, 0.5, 0.3, 0.1, 0.0)))
+    solver = inverter("rf-inversion", gamma=gamma, eta=1.0, stop=1.0)
+
+    def straight(x: torch.Tensor, timestep: float) -> torch.Tensor:
+        return goal - DATA
+
+    found = invert(straight, solver, FLOW, points, DATA, target=goal)
+    expected = 0.3 * DATA + 0.7 * goal
+    assert (found.sample - expected).norm() / expected.norm() < 1e-14
+    back = regenerate(straight, solver, FLOW, points, found).sample
+    assert (back - DATA).norm() / DATA.norm() < 1e-14
 
 
 # -- what holds for all ----------------------------------------------------------------------------------------

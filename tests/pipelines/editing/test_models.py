@@ -148,6 +148,54 @@ def test_the_grid_of_flux_is_that_of_the_method(flux: Any) -> None:
     assert [node.sigma for node in model.grid(1, torch.zeros(1, 16, 16)).nodes] == [1.0, 0.0]
 
 
+def test_a_tiny_autoencoder_gives_its_latents(sd3: Any) -> None:
+    torch.manual_seed(0)
+    channels = sd3.vae.config.latent_channels
+    vae = diffusers.AutoencoderTiny(
+        latent_channels=channels,
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+    ).eval()
+    model = edit_model(type(sd3)(**{**sd3.components, "vae": vae}))
+    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = vae.encode(2 * pixels - 1, return_dict=False)[0]
+        raw = vae.decode(expected, return_dict=False)[0]
+    latents = model.encode(pixels)
+    assert torch.allclose(latents, expected, atol=1e-6)
+    assert torch.allclose(model.decode(latents, (32, 32)), (raw / 2 + 0.5).clamp(0, 1), atol=1e-6)
+
+
+def test_the_denoiser_says_how_large_pictures_are(flux: Any, sd3: Any, sd: Any) -> None:
+    """An autoencoder that was trained on small pictures codes large ones; it is asked where nobody else knows."""
+    for pipe in (sd3, sd):
+        before = pipe.vae.config.sample_size
+        pipe.vae.register_to_config(sample_size=8)
+        try:
+            model = edit_model(pipe)
+            assert model.area == (model.denoiser.config.sample_size * pipe.vae_scale_factor) ** 2 > 64
+        finally:
+            pipe.vae.register_to_config(sample_size=before)
+    before = flux.vae.config.sample_size
+    flux.vae.register_to_config(sample_size=24)
+    try:
+        assert edit_model(flux).area == 24**2
+    finally:
+        flux.vae.register_to_config(sample_size=before)
+
+
+def test_a_u_net_that_predicts_the_sample_is_refused(sd: Any) -> None:
+    before = sd.scheduler
+    sd.scheduler = diffusers.DDIMScheduler.from_config(before.config, prediction_type="sample")
+    try:
+        with pytest.raises(ValueError, match="allowed are epsilon and v_prediction"):
+            edit_model(sd)
+    finally:
+        sd.scheduler = before
+
+
 def test_a_fingerprint_tells_models_apart(pipe: Any) -> None:
     model = edit_model(pipe)
     before = model.fingerprint()

@@ -68,6 +68,13 @@ def test_default_injection_has_the_counts_of_the_method(flux: Any, picture: np.n
         assert hooks(flux.transformer) == 0
 
 
+def test_what_the_network_said_of_the_picture_is_not_put_into_noise(flux: Any, picture: np.ndarray) -> None:
+    """With one interval the two openings lie in it, one at sigma 0 and one at 1: only the middle is put back."""
+    for steps, skip in ((1, 0), (4, 3)):
+        done = edit(flux, invert(flux, picture, SOURCE, steps=steps, skip=skip, size="own"), TARGET)
+        assert (done.hits, done.misses) == (1, 1)
+
+
 def test_injection_moves_the_edit(pipe: Any, picture: np.ndarray) -> None:
     inversion = invert(pipe, picture, SOURCE, steps=4, size="own", injection=Injection(steps=4))
     free, held = edit(pipe, inversion, TARGET, "none"), edit(pipe, inversion, TARGET)
@@ -259,6 +266,10 @@ def test_another_text_encoder_is_noticed(flux: Any, picture: np.ndarray) -> None
         ({"injection": Injection(blocks="7")}, "no block 7"),
         ({"source_prompt": ["a", "b"]}, "2 texts as the source prompt do not fit 1 pictures"),
         ({"source_prompt": 3}, "must be a text"),
+        ({"seed": -1, "solver": "rf-inversion"}, "seed must be at least 0"),
+        ({"seed": 0.5, "solver": "rf-inversion"}, "seed must be a whole number"),
+        ({"injection": Injection(blocks="0-99999999999")}, "no block 99999999999"),
+        ({"solver": "exact", "skip": 1}, "at least 2 intervals"),
     ],
 )
 def test_bad_requests_are_refused(flux: Any, picture: np.ndarray, changes: dict[str, Any], sentence: str) -> None:
@@ -303,6 +314,12 @@ def test_broken_files_are_refused(flux: Any, picture: np.ndarray, tmp_path: Path
         load_inversion(tmp_path / "none.safetensors")
     path = tmp_path / "kept.safetensors"
     inversion.save(path)
+    inversion.save(tmp_path / "K.SAFETENSORS")
+    assert (tmp_path / "K.SAFETENSORS").read_bytes() == path.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path))
+        inversion.save("~/home.safetensors")
+        assert load_inversion("~/home.safetensors").prompts == (SOURCE,)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="can be read"):

@@ -285,11 +285,15 @@ def test_a_run_from_a_middle_goes_on_with_the_slope_at_hand() -> None:
 def test_stages_pair_the_two_legs() -> None:
     points = flux_grid(3)
     up, down = FireFlow().stages(FLOW, points.reversed()), FireFlow().stages(FLOW, points)
-    assert [stage.key for stage in up] == [(2, "edge"), (2, "mid"), (1, "mid"), (0, "mid")]
+    assert [stage.key for stage in up] == [(2, "start"), (2, "mid"), (1, "mid"), (0, "mid")]
     assert [stage.key for stage in down] == [(0, "edge"), (0, "mid"), (1, "mid"), (2, "mid")]
     for stage in up[1:]:
         partner = next(other for other in down if other.key == stage.key)
         assert partner.node.sigma == pytest.approx(stage.node.sigma)
+    for count in (1, 3):  # no two calls of the same key lie at other noise levels, nor of a single interval
+        ways = FireFlow().stages(FLOW, flux_grid(count).reversed()), FireFlow().stages(FLOW, flux_grid(count))
+        shared = {stage.key for stage in ways[0]} & {stage.key for stage in ways[1]}
+        assert shared == {(k, "mid") for k in range(count)}
     assert {s.key for s in Midpoint().stages(FLOW, points)} == {
         s.key for s in Midpoint().stages(FLOW, points.reversed())
     }
