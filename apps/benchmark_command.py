@@ -1,4 +1,4 @@
-"""`fewstep benchmark`: our samplers and diffusers' own side by side, and caches against the full run."""
+"""`fewstep benchmark`: our samplers and diffusers' own side by side, on pictures, text or tokens; caches."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 
 _RUN, _WHAT, _HOW = "Where and how long", "What is measured", "How it is measured"
 _CACHES = "Caches instead of samplers"
+_TASKS = "Other tasks than pictures"
 
 
 def benchmark(
     context: typer.Context,
+    task: Annotated[str, typer.Option(help="pictures, text, tokens: what samplers are compared on.")] = "pictures",
     model: Annotated[
         str,
-        typer.Option(help="A model, or an exact one: oracle:gaussian, oracle:mixture, oracle:finite[:vp|flow|edm]."),
+        typer.Option(
+            help="A model, or an exact one: oracle:gaussian, oracle:mixture, oracle:finite[:vp|flow|edm]; of text "
+            "oracle:chain[:STRENGTH][:masked|uniform]. Other tasks than pictures have one of their own."
+        ),
     ] = "garments",
     samplers: Annotated[
         str,
@@ -43,9 +48,27 @@ def benchmark(
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of the full run.", rich_help_panel=_CACHES)] = 30,
+    seeds: Annotated[
+        int, typer.Option(help="Independent repeats, for the spread of every figure.", rich_help_panel=_TASKS)
+    ] = 3,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="What scores a model of yours: of text an autoregressive language model.", rich_help_panel=_TASKS
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="File of real text, for the laws of its n-grams.", rich_help_panel=_TASKS)
+    ] = None,
+    length: Annotated[int, typer.Option(help="Tokens of a text.", rich_help_panel=_TASKS)] = 256,
+    temperature: Annotated[float, typer.Option(help="Of the model's law of tokens.", rich_help_panel=_TASKS)] = 1.0,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus of that law.", rich_help_panel=_TASKS)] = None,
     count: Annotated[
         int,
-        typer.Option(help="Pictures for FID, KID and accuracy; with --cache 24 unless given.", rich_help_panel=_HOW),
+        typer.Option(
+            help="Pictures for FID, KID and accuracy; with --cache 24 and with another --task fewer, unless given.",
+            rich_help_panel=_HOW,
+        ),
     ] = 2000,
     rmse_count: Annotated[int, typer.Option(help="Pictures for the solver error.", rich_help_panel=_HOW)] = 256,
     grid_count: Annotated[int, typer.Option(help="Pictures to choose the best grid by.", rich_help_panel=_HOW)] = 32,
@@ -103,8 +126,18 @@ def benchmark(
 
     With --cache: caches against the full run and against fewer steps, in PSNR, accuracy and time, on the --samplers
     named (ddim and exponential-adams, unless given).
+
+    With --task text or tokens: samplers of discrete diffusion, by a language model that was trained apart, or by the
+    judge of pictures; the defaults of the options are then that task's own.
     """
     given = {name for name in context.params if _is_given(context, name)}
+    if task != "pictures":
+        if cache is not None:
+            raise ValueError(f"--cache and --task {task} do not go together; caches are compared on pictures")
+        named = {name: value for name, value in context.params.items() if name in given - _NO_OPTIONS}
+        return _run_task(task, named, json, as_json)
+    if useless := [f"--{name.replace('_', '-')}" for name in context.params if name in given & _TASKS_ALONE]:
+        raise ValueError(f"{', '.join(useless)} cannot be had with pictures; say --task text or --task tokens")
     if cache is None:
         if "steps" in given:
             raise ValueError("--steps is of the full run that --cache compares with; samplers take --nfe 5,8,10")
@@ -168,6 +201,32 @@ def benchmark(
         raise typer.Exit(3)
 
 
+def _run_task(task: str, given: dict[str, Any], json: str | None, as_json: bool) -> None:
+    """Measure another task than pictures, with the options that were written."""
+    from fewstep.eval.tasks import options_of, run
+
+    options = options_of(task, given)
+    bar = _Bar()
+    try:
+        outcome, lines = run(options, json, told=bar)
+    finally:
+        bar.close()
+    if as_json:
+        print_json(outcome.rows)
+    else:
+        for line in (*lines, *map(str, outcome.files)):
+            output.print(line, markup=False)
+    for line in outcome.notes:
+        notes.print(line, markup=False)
+    if not outcome.complete:
+        notes.print("The time is up; the same command goes on from here.")
+        raise typer.Exit(3)
+
+
+#: Parameters of the command that are no options of a task.
+_NO_OPTIONS = {"task", "json", "as_json"}
+#: Options of other tasks than pictures.
+_TASKS_ALONE = {"seeds", "judge", "reference", "length", "temperature", "top_p"}
 #: Options that say nothing about caches.
 _SAMPLERS_ALONE = {
     "nfe",

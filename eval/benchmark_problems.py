@@ -267,20 +267,20 @@ def code_hash() -> str:
     files = [
         (f"{folder.name}/{f.relative_to(folder).as_posix()}", f) for folder in folders for f in folder.rglob("*.py")
     ]
-    return _hash_of_sources([*files, *((f.name, f) for f in _beside("benchmark_problems", "benchmark_oracles"))])
+    return hash_of_sources([*files, *((f.name, f) for f in _beside("benchmark_problems", "benchmark_oracles"))])
 
 
 @functools.cache
 def measure_hash(*modules: str) -> str:
     """Hash of the sources of modules beside this one, which make figures of samples."""
-    return _hash_of_sources([(file.name, file) for file in _beside(*modules)])
+    return hash_of_sources([(file.name, file) for file in _beside(*modules)])
 
 
 def _beside(*modules: str) -> list[Path]:
     return [Path(__file__).with_name(f"{module}.py") for module in modules]
 
 
-def _hash_of_sources(files: Sequence[tuple[str, Path]]) -> str:
+def hash_of_sources(files: Sequence[tuple[str, Path]]) -> str:
     """Comments, docstrings and layout do not count, so that a better sentence does not cost a measurement."""
     digest = hashlib.sha256()
     for name, file in sorted(files):
@@ -449,14 +449,13 @@ class ModelProblem(Problem):
         return found
 
 
-def garments_problem(seed: int = 0, device: str | None = None, dtype: str | None = None) -> ModelProblem:
-    """The shipped model with every garment, colour and background it knows in turn, and its judge.
+def garments_questions() -> tuple[list[str], Any, dict[str, list[int]]]:
+    """Captions of every garment, colour and background in turn, the shipped judge, and its right answers.
 
     The 500 captions come in an order in which the first 10, 50 and 100 are balanced as well.
     """
     import fewstep.assets
     from fewstep.assets.recipes.garments_data import BACKGROUNDS, COLOURS, GARMENTS, caption
-    from fewstep.pipelines.loading import load_model
 
     from .judge import Judge
 
@@ -469,7 +468,14 @@ def garments_problem(seed: int = 0, device: str | None = None, dtype: str | None
         for question, (words, which) in asked.items()
         if question in judge.labels
     }
-    prompts = [caption(garment, colour, background) for garment, colour, background in labels]
+    return [caption(garment, colour, background) for garment, colour, background in labels], judge, answers
+
+
+def garments_problem(seed: int = 0, device: str | None = None, dtype: str | None = None) -> ModelProblem:
+    """The shipped model with every garment, colour and background it knows in turn, and its judge."""
+    from fewstep.pipelines.loading import load_model
+
+    prompts, judge, answers = garments_questions()
     return ModelProblem(load_model("garments", device=device, dtype=dtype), prompts, seed, "garments", judge, answers)
 
 

@@ -92,7 +92,7 @@ class Benchmark:
             self.store.forget_failures()
         if problem is None:
             prompts = None if options.prompts is None else read_prompts(options.prompts)
-            problem = problem_of(options.model, prompts, options.seed, _device(options.device), options.dtype)
+            problem = problem_of(options.model, prompts, options.seed, own_device(options.device), options.dtype)
         self.problem = problem
         self.contenders = select(options.samplers, problem.process)
         check_fit(self.contenders, problem.process, options.nfe)
@@ -386,7 +386,7 @@ def read_prompts(path: str) -> list[str]:
     return found
 
 
-def _device(device: str | None) -> str | None:
+def own_device(device: str | None) -> str | None:
     """Each process of a launch its own accelerator, unless one is named."""
     import torch
 

@@ -20,6 +20,8 @@ from fewstep.samplers import methods
 
 from .cache_output import caches_table
 from .comparison import Winner, winners
+from .text_output import text_plots, text_table
+from .token_output import token_plots, token_table
 
 RESULTS = Path(fewstep.assets.__file__).parent / "results"
 
@@ -159,6 +161,18 @@ def roots_table(report: dict[str, Any]) -> str:
 #: Result files that have plots: name -> what the README says under the picture.
 PLOTTED = {"samplers-garments": "Solver error against network calls, one line a sampler"}
 
+#: Result files of tasks: name -> what the picture shows, and how it is drawn into a folder under a stem.
+DRAWN: dict[str, tuple[str, Callable[[dict[str, Any], Path, str], list[Path]]]] = {
+    "text-verses": (
+        "Perplexity, entropy and 3-grams of texts against network calls, one line a sampler",
+        lambda report, folder, stem: text_plots(report["rows"], report["settings"], folder, stem),
+    ),
+    "tokens-garments": (
+        "FID and accuracy of token pictures against network calls, one line a sampler",
+        lambda report, folder, stem: token_plots(report["rows"], folder, stem),
+    ),
+}
+
 #: result file, what it says, how its table is made
 Section = tuple[str, str, Callable[[dict[str, Any]], str]]
 
@@ -210,6 +224,27 @@ PARTS: dict[str, Section] = {
         "times faster the run is:",
         caches_table,
     ),
+    "text": (
+        "text-verses",
+        "Perplexity of `verses-judge` for texts of `verses`, mean over {seeds} seeds of {samples} texts each; in "
+        "brackets the unigram entropy in bits (dull text has little) and the squared distance of the law of 3-grams to "
+        "that of held-out text in 1e-4, without bias. Less is better but for the entropy, which should be that of "
+        "real text:",
+        text_table,
+    ),
+    "chain": (
+        "text-chain",
+        "Uniform noise, where `DiscreteDDIMScheduler` has its place, on a Markov chain of letters whose denoiser is "
+        "exact, so that every error is the sampler's. Perplexity, in brackets unigram entropy and the distance of the "
+        "law of 3-grams, as above, mean over {seeds} seeds of {samples} texts:",
+        text_table,
+    ),
+    "tokens": (
+        "tokens-garments",
+        "FID of the judge's features for {seeds} times {samples} pictures of `garments-tokens`; in brackets the share "
+        "in which the judge finds the garment and the colour asked for:",
+        token_table,
+    ),
     "roots": (
         "sqrtm",
         "The square root in the FID at 2048 features, one thread, covariances that are nearly singular, as real ones:",
@@ -219,6 +254,9 @@ PARTS: dict[str, Section] = {
 
 
 def _picture(name: str, images: Path) -> str:
+    if name in DRAWN:
+        path = images / f"{name}.png"
+        return f"![{DRAWN[name][0]}](assets/images/{path.name})\n\n" if path.exists() else ""
     path = images / f"{name}-rmse.png"
     return f"![{PLOTTED[name]}](assets/images/{path.name})\n\n" if name in PLOTTED and path.exists() else ""
 
@@ -237,7 +275,8 @@ def _section(section: Section, results: Path | None = None, images: Path | None 
         return ""
     note = f"\n\n{report['note']}" if report.get("note") else ""
     picture = "" if images is None else _picture(name, images)
-    heading = heading.replace("{samples}", str(report.get("settings", {}).get("samples")))
+    for key in ("samples", "seeds"):
+        heading = heading.replace(f"{{{key}}}", str(report.get("settings", {}).get(key)))
     return f"{heading}\n\n{picture}{table(report)}{note}\n\n```bash\n{report['command']}\n```"
 
 
@@ -248,7 +287,8 @@ def rewritten(readme: str, results: Path | None = None, images: Path | None = No
         ValueError: a marker is missing. Those of `PARTS` may be left out together.
     """
     makes: dict[str, Callable[[], str]] = {"methods": methods_table, "measured": lambda: measured(results, images)}
-    makes |= {marker: partial(_section, section, results) for marker, section in PARTS.items()}
+    drawn = images or RESULTS.parent / "images"
+    makes |= {marker: partial(_section, section, results, drawn) for marker, section in PARTS.items()}
     for marker, make in makes.items():
         begin, end = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
@@ -285,6 +325,10 @@ def make_report(
             report = _load(name, results)
             if report is not None:
                 files += quality_plots(report["rows"], images, name)
+        for name, (_, draw) in DRAWN.items():
+            report = _load(name, results)
+            if report is not None:
+                files += draw(report, images, name)
     before = readme.read_text(encoding="utf-8")
     after = rewritten(before, results, images)
     if not check and before != after:

@@ -28,13 +28,18 @@ QUICKER = {
     "benchmark": "--samplers ddim,*DEIS --nfe 5 --grids default --count 4 --rmse-count 4 --reference-steps 20 "
     "--references references",
     "caches": "--steps 9 --count 2 --samplers ddim --guidance 1",
+    "text": "--steps 4",
+    "benchmark text": "--nfe 4 --count 2 --seeds 1 --length 24 --samplers token-adams-bashforth,tweedie",
+    "benchmark tokens": "--nfe 4 --count 4 --seeds 1 --guidance 1 --samplers token-adams-bashforth,tweedie",
 }
 #: What a command says on standard output.
 SAID = {
+    "text": r"ROMEO:|JULIET:|To be",
     "generate": r"network calls",
     "methods": "ghvb",
+    "edit": r"Edit: \d+ network calls",
     "tune": r"Wrote garments\.json",
-    "benchmark": r"against diffusers DEIS|fewer-steps",
+    "benchmark": r"against diffusers DEIS|fewer-steps|token-adams-bashforth \S+ against tweedie",
     "evaluate": r"FID +[\d.]+|PSNR +[\d.]+",
 }
 INSTALLS = [line for line in SHELL if line.startswith("python3 -m venv")]
@@ -66,12 +71,15 @@ def folder(tmp_path_factory):
         (made / name).mkdir()
         for i in range(4):
             Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(made / name / f"{i}.png")
+    blanks = "[MASK]" * 8
+    (made / "blanks.txt").write_text(f"To be, or not to [MASK][MASK], that is the {blanks}:\n")
     return made
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_run_one_after_the_other(command, folder):
-    kind = "caches" if " --cache none" in command else command.split()[1]
+    task = re.search(r" --task (\S+)", command)
+    kind = f"benchmark {task.group(1)}" if task else "caches" if " --cache none" in command else command.split()[1]
     words = f"{command} {QUICKER.get(kind, '')}"
     done = _run(words.replace("fewstep", f"{sys.executable} -m fewstep.apps.cli", 1), folder)
     out = re.search(r"--out (\S+)", command)
