@@ -70,7 +70,7 @@ def generate(
         str | None,
         typer.Option(
             help='A method or another program\'s name for it (ghvb, ddim, "dpm++ 2m karras"), or '
-            "diffusers:CLASS. [dim]default: exponential-adams[/]"
+            "diffusers:CLASS, or tokens:SOLVER. [dim]default: exponential-adams[/]"
         ),
     ] = None,
     grid: Annotated[

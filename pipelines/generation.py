@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .guidance import guidance_of, guidance_run, guidance_settings
 from .loading import follows_guidance, model_name, sampler_settings, shipped_models
+from .token_pictures import draws_as_one
 
 if TYPE_CHECKING:
     import torch
@@ -321,7 +322,7 @@ def generate(
     if batch is None:
         pixels = shape[0] * shape[1] if shape is not None else _usual_pixels(pipe)
         batch = max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // pixels))
-    batch = _whole("batch", batch, 1)
+    batch = 1 if draws_as_one(pipe) else _whole("batch", batch, 1)
     _check_pairs(pipe, guidance, negative)
 
     from fewstep.samplers import ab_cache, generators
@@ -347,7 +348,7 @@ def generate(
             result = run(
                 prompt=[pictures[i] for i in part],
                 num_inference_steps=steps,
-                generator=generators([seeds[i] for i in part]),
+                generator=drawn if len(drawn := generators([seeds[i] for i in part])) > 1 else drawn[0],
                 output_type="pt",
                 **arguments,
             ).images

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .recipes import is_recipe, read_recipe
+from .token_pictures import TOKENS, check_token_sampler, draws_tokens, set_token_sampler, token_options, token_settings
 
 if TYPE_CHECKING:
     import torch
@@ -247,7 +248,7 @@ def load(
         model: name of a shipped model (`shipped_models`), a folder, or a name on the hub. Weights are read from
             safetensors alone, and no code of a model is ever run.
         sampler: see `set_sampler`; None is `DEFAULT_SAMPLER`, but for models distilled for a scheduler of their own
-            (LCM, TCD, ...), which keep it unless `grid` or fields are given.
+            (LCM, TCD, ...) and those that draw tokens, which keep it unless `grid` or fields are given.
         grid: see `set_sampler`.
         guidance: ``cfg`` or ``cfg-zero``, see `set_guidance`; the scale is an argument of each run.
         interval: noise levels with guidance, see `set_guidance`; None is all.
@@ -364,6 +365,8 @@ def options_of(sampler: str) -> dict[str, dataclasses.Field[Any] | inspect.Param
 
     if is_recipe(sampler):
         sampler = read_recipe(sampler).method.name
+    if sampler.startswith(TOKENS):
+        return token_options(sampler)
     if sampler.startswith(DIFFUSERS):
         parameters = inspect.signature(_diffusers_class(sampler.removeprefix(DIFFUSERS)).__init__).parameters
         return {name: parameter for name, parameter in parameters.items() if name not in ("self", "args", "kwargs")}
@@ -377,6 +380,8 @@ def check_sampler(sampler: str | Method, grid: str | None = None, **fields: Any)
     Raises:
         ValueError: an unknown sampler, field or grid (the nearest is given), a field out of range.
     """
+    if isinstance(sampler, str) and sampler.startswith(TOKENS):
+        return check_token_sampler(sampler, grid, **fields)
     if grid is not None:
         grid_options(grid)
     if isinstance(sampler, str) and sampler.startswith(DIFFUSERS):
@@ -400,8 +405,9 @@ def set_sampler(pipe: Any, sampler: str | Method, grid: str | None = None, **fie
     Args:
         pipe: a diffusers pipeline with a scheduler.
         sampler: a name that `fewstep.samplers.resolve` knows (``ghvb``, ``dpm++ 2m karras``, ``ddim``, ...), a `Method`
-            object, ``diffusers:`` and the name of a scheduler class of diffusers, or the path of a recipe
-            (``.json``, see `tune_pipeline`), which brings noise levels of its own.
+            object, ``diffusers:`` and the name of a scheduler class of diffusers, the path of a recipe
+            (``.json``, see `tune_pipeline`), which brings noise levels of its own, or for a model that draws tokens
+            ``tokens:`` and the name of a solver of discrete diffusion (``tokens:adams``).
         grid: ``linspace``, ``leading``, ``trailing``, ``karras``, ``exponential``, ``beta`` or ``logsnr``; by
             default the one that the sampler's name asks for, else the one that the pipeline has.
         **fields: fields of the method, or options of the scheduler of diffusers. A field ``guidance_scale`` that is not
@@ -416,6 +422,8 @@ def set_sampler(pipe: Any, sampler: str | Method, grid: str | None = None, **fie
     current = getattr(pipe, "scheduler", None)
     if current is None:
         raise ValueError(f"{type(pipe).__name__} has no scheduler to replace")
+    if draws_tokens(pipe) or str(sampler).startswith(TOKENS):
+        return set_token_sampler(pipe, str(sampler), grid, **fields)
     config = dict(current.config)
     # fields of the method that was there before belong to it, also where the new method has one of the same name
     previous = methods().get(str(config.get("_method")))
@@ -472,6 +480,8 @@ def sampler_settings(scheduler: Any) -> dict[str, Any]:
     `fields` are all fields of a method but a `guidance_scale` that follows the run, and of a scheduler of diffusers the
     options that are not its defaults. `grid` is None for a place of the noise levels that has no name here.
     """
+    if tokens := token_settings(scheduler):
+        return tokens
     config = scheduler.config
     implied = set(config.get("_use_default_values", ()))
     method = getattr(scheduler, "method", None)
@@ -506,8 +516,9 @@ def follows_guidance(scheduler: Any) -> bool:
 
 
 def keeps_scheduler(pipe: Any) -> bool:
-    """Whether the model was distilled for the scheduler that it came with, and makes no pictures with another."""
-    return bool(_DISTILLED.search(type(getattr(pipe, "scheduler", None)).__name__))
+    """Whether the model was distilled for the scheduler that it came with, or draws tokens with it, so that
+    `DEFAULT_SAMPLER` is not for it."""
+    return bool(_DISTILLED.search(type(getattr(pipe, "scheduler", None)).__name__)) or draws_tokens(pipe)
 
 
 def model_name(pipe: Any) -> str:

@@ -215,3 +215,29 @@ def pixart(folder: Path) -> Any:
     return PixArtAlphaPipeline(
         vae=vae(), text_encoder=encoder, tokenizer=tokenizer, transformer=transformer.eval(), scheduler=vp_scheduler()
     )
+
+
+def amused(folder: Path, codes: int = 24) -> Any:
+    """An AmusedPipeline with random weights that draws 32 pixels as 4 x 4 of so many tokens; its words in a folder."""
+    from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
+    from transformers import CLIPTextModelWithProjection
+
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer(folder)
+    transformer = UVit2DModel(
+        hidden_size=16, use_bias=False, hidden_dropout=0.0, cond_embed_dim=16, micro_cond_encode_dim=2,
+        micro_cond_embed_dim=10, encoder_hidden_size=16, vocab_size=codes + 1, codebook_size=codes, in_channels=16,
+        block_out_channels=16, num_res_blocks=1, downsample=False, upsample=False, block_num_heads=2,
+        num_hidden_layers=1, num_attention_heads=2, attention_dropout=0.0, intermediate_size=16, layer_norm_eps=1e-6,
+        ln_elementwise_affine=True, sample_size=4,
+    )  # fmt: skip
+    vqvae = VQModel(
+        act_fn="silu", block_out_channels=[8, 8, 8, 8], down_block_types=["DownEncoderBlock2D"] * 4, in_channels=3,
+        latent_channels=8, layers_per_block=1, norm_num_groups=8, num_vq_embeddings=codes, out_channels=3,
+        sample_size=32, up_block_types=["UpDecoderBlock2D"] * 4, mid_block_add_attention=False,
+        lookup_from_codebook=True,
+    )  # fmt: skip
+    text = CLIPTextModelWithProjection(clip_text_config(tokenizer, projection_dim=16))
+    return AmusedPipeline(
+        transformer=transformer, vqvae=vqvae, text_encoder=text, tokenizer=tokenizer, scheduler=AmusedScheduler(codes)
+    )
