@@ -40,7 +40,7 @@ class EditSettings:
         place, _, budget = self.place.partition(":")
         return FeatureMemory(place.strip(), budget or None)
 
-    def check(self, solver: str, free: bool, gamma: float | None, eta: float | None) -> None:
+    def check(self, solver: str, free: bool, gamma: float | None, eta: float | None, warm: bool) -> None:
         """Refuse before loading what would be refused after it."""
         self.injection()
         self.memory()
@@ -48,7 +48,7 @@ class EditSettings:
             from fewstep.samplers.inversion import INVERTERS, inverter
 
             try:
-                inverter(solver, **{k: v for k, v in (("gamma", gamma), ("eta", eta)) if v is not None})
+                made = inverter(solver, **{k: v for k, v in (("gamma", gamma), ("eta", eta)) if v is not None})
             except ValueError as error:
                 if "unknown inverter" not in str(error):
                     raise
@@ -58,6 +58,9 @@ class EditSettings:
                 raise ValueError(
                     f"unknown solver {solver!r}{nearest(solver, known)} Known are {', '.join(known)}"
                 ) from None
+            if warm and not made.can_start_warm:
+                able = " and ".join(name for name, make in INVERTERS.items() if make().can_start_warm)
+                raise ValueError(f"{made.name} cannot start --warm; {able} can")
 
 
 def model_name(model: str | None) -> str:

@@ -20,12 +20,11 @@ from .edit_checks import (
     prompt_inside,
     read_levels,
 )
+from .edit_output import ceiling_of, cost, sheet_of
 from .terminal import output, print_json, progress, working
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from fewstep.pipelines import Edited, Inversion
 
 
 @dataclass
@@ -82,6 +81,9 @@ def edit(
     skip: Annotated[
         int | None, typer.Option(help="Steps at the noise end to leave out: more keeps more. [dim]default: 0[/]")
     ] = None,
+    warm: Annotated[
+        bool, typer.Option("--warm", help="Begin with the last velocity of the inversion: one call fewer.")
+    ] = False,
     size: Annotated[
         str | None, typer.Option(help="What the model sees: own, N or WIDTHxHEIGHT. [dim]default: what suits it[/]")
     ] = None,
@@ -118,13 +120,16 @@ def edit(
         raise ValueError("flowedit makes no inversion, so there is none to keep; leave --keep-inversion away")
     if free and (strategy, inject, blocks) != (None, None, None):
         raise ValueError("flowedit injects no features; leave --strategy, --inject and --blocks away")
+    inverted = {"--blend": blend, "--gamma": gamma, "--eta": eta, "--memory": memory, "--warm": warm or None}
+    if free and (useless := [name for name, value in inverted.items() if value is not None]):
+        raise ValueError(f"flowedit makes no inversion, which {', '.join(useless)} would be for; leave that away")
     keep_inversion = None if keep_inversion is None else keep_inversion.expanduser()
     files = edit_files(picture, out, target, sheet)
     check_files(files, picture, mask, keep_inversion, overwrite)
     window = read_levels(blend)
     size = None if size is None else size.strip().lower()
     settings = EditSettings(strategy, inject, blocks, memory)
-    settings.check(solver, free, gamma, eta)
+    settings.check(solver, free, gamma, eta, warm)
     check_numbers(steps, skip, guidance, seed)
     before = prompt_inside(picture) if source is None else source
     name = model_name(model)
@@ -195,7 +200,7 @@ def edit(
                 )
             if keep_inversion is not None:
                 inversion.save(keep_inversion)
-        spent = "reused" if "inversion_reused" in report.values else _cost(inversion.calls, inversion.seconds)
+        spent = "reused" if "inversion_reused" in report.values else cost(inversion.calls, inversion.seconds)
         report.values["inversion"] = {"calls": inversion.calls, "seconds": round(inversion.seconds, 3)}
         line = f"Inversion: {spent}"
         line += f", seen at {'x'.join(map(str, inversion.size))}" if inversion.size != read.size else ""
@@ -204,7 +209,7 @@ def edit(
             with progress("reconstructing") as bar:
                 back = reconstruct(pipe, inversion, progress=bar)
             rows.append(("reconstruction", back.image))
-            ceiling = _ceiling(pipe, inversion)
+            ceiling = ceiling_of(pipe, inversion)
             report.values["reconstruction"] = {
                 "calls": back.calls,
                 "seconds": round(back.seconds, 3),
@@ -212,7 +217,7 @@ def edit(
                 "autoencoder_psnr": ceiling,
                 "latent_error": back.latent_error[0],
             }
-            line += f"; reconstruction: {_cost(back.calls, back.seconds)}, {back.psnr[0]:.2f} dB of "
+            line += f"; reconstruction: {cost(back.calls, back.seconds)}, {back.psnr[0]:.2f} dB of "
             line += f"{ceiling:.2f} dB that the autoencoder allows, latents off by {100 * back.latent_error[0]:.2g} %"
         report.say(line, as_json)
         with progress("editing") as bar:
@@ -224,6 +229,7 @@ def edit(
                 guidance=guidance,
                 mask=mask,
                 blend=window,
+                warm=warm,
                 progress=bar,
             )
     rows.append(("edit", edited.image))
@@ -231,7 +237,7 @@ def edit(
     about |= {"sampler": edited.settings["solver"]}
     written: list[tuple[Path, Image, dict[str, Any]]] = [(files[0], edited.image, about)]
     if sheet:
-        written.append((files[1], _sheet(rows, before, target, edited), about))
+        written.append((files[1], sheet_of(rows, before, target, edited), about))
     pictures.write_pictures(written)
     report.values |= {
         "files": list(map(str, files)),
@@ -246,38 +252,4 @@ def edit(
         return
     put = f", {edited.hits} features put back" if edited.hits else ""
     again = f", {edited.recorded} recorded again" if edited.recorded else ""
-    report.say(f"Edit: {_cost(edited.calls, edited.seconds)}{put}{again}, {' and '.join(map(str, files))}", as_json)
-
-
-def _cost(calls: int, seconds: float) -> str:
-    return f"{calls} network call{'s' if calls != 1 else ''}, {seconds:.2f} seconds"
-
-
-def _ceiling(pipe: Any, inversion: Inversion) -> float:
-    """PSNR of the picture through the autoencoder alone."""
-    from fewstep.pipelines.editing.models import edit_model
-    from fewstep.pipelines.editing.pictures import psnr
-
-    model = edit_model(pipe)
-    decoded = model.decode(inversion.latents.source, inversion.size)[0].numpy().transpose(1, 2, 0)
-    model.free()
-    return psnr(inversion.frames[0].inside(inversion.pictures[0].opaque), decoded)
-
-
-def _sheet(rows: list[tuple[str, Image]], source: str, target: str, edited: Edited) -> Image:
-    settings = edited.settings
-    images = [_over_white(image) for _, image in rows]
-    name = f"{settings['solver']}, {settings['steps']} steps"
-    note = f"from: {source}" if source else "from: (nothing said)"
-    return pictures.contact_sheet(
-        [(name, settings.get("strategy", ""), images)], [what for what, _ in rows], target, note
-    )
-
-
-def _over_white(image: Image) -> Image:
-    from PIL import Image as Images
-
-    if image.mode != "RGBA":
-        return image
-    ground = Images.new("RGBA", image.size, "white")
-    return Images.alpha_composite(ground, image).convert("RGB")
+    report.say(f"Edit: {cost(edited.calls, edited.seconds)}{put}{again}, {' and '.join(map(str, files))}", as_json)

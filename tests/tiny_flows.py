@@ -9,16 +9,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from PIL import Image
-
-
-def embeds(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(5))
-
-
-def seeded(make: Callable[[], Any]) -> Any:
-    torch.manual_seed(0)
-    return make().eval()
+from tiny_parts import embeds, picture, seeded, vae
 
 
 @dataclass
@@ -51,17 +42,9 @@ class Flow:
         return torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
 
 
-def vae(channels: int = 4) -> Any:
-    made = seeded(
-        lambda: diffusers.AutoencoderKL(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=4,
-            latent_channels=channels,
-            sample_size=16,
-        )
-    )
+def shifted_vae() -> Any:
+    """With the shift of its latents that Flux and SD 3 have."""
+    made = vae()
     made.register_to_config(shift_factor=0.06)
     return made
 
@@ -103,7 +86,7 @@ def flux(kind: str = "FluxPipeline", *, guidance: bool = False) -> Flow:
         )
     )
     empty = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
-    pipe = getattr(diffusers, kind)(transformer=net, scheduler=euler(**DYNAMIC), vae=vae(), **empty)
+    pipe = getattr(diffusers, kind)(transformer=net, scheduler=euler(**DYNAMIC), vae=shifted_vae(), **empty)
     call: dict[str, Any] = {
         "prompt_embeds": embeds(1, 7, 16),
         "pooled_prompt_embeds": embeds(1, 16),
@@ -112,7 +95,7 @@ def flux(kind: str = "FluxPipeline", *, guidance: bool = False) -> Flow:
         "width": 16,
     }
     if kind != "FluxPipeline":
-        call["image"] = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        call["image"] = picture()
     return Flow(pipe, call, (1, 16, 16), net)
 
 
@@ -139,7 +122,7 @@ def sd3() -> Flow:
     empty = dict.fromkeys(
         ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
     )
-    pipe = diffusers.StableDiffusion3Pipeline(transformer=net, scheduler=euler(shift=3.0), vae=vae(), **empty)
+    pipe = diffusers.StableDiffusion3Pipeline(transformer=net, scheduler=euler(shift=3.0), vae=shifted_vae(), **empty)
     call = {
         "prompt_embeds": embeds(1, 7, 16),
         "pooled_prompt_embeds": embeds(1, 16),

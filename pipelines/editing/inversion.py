@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,9 @@ from .models import PROCESS, EditModel, edit_model
 from .pictures import Picture, read_picture
 from .strategy import Injection
 from .trajectory import PathRecorder
+
+#: Largest picture that a model is given, in areas of those that it was made for.
+MOST_AREAS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +121,14 @@ def fit_pictures(
             f"pictures of one call must have one size in the model, and these have {sizes[0][0]}x{sizes[0][1]} and "
             f"{sizes[1][0]}x{sizes[1][1]}; give a size, or call once a picture"
         )
-    most = max(frames[0].padded)
-    if most > 16384:
-        raise ValueError(f"a side of {most} pixels is more than any model takes; give a smaller size")
+    width, height = frames[0].padded
+    if width * height > MOST_AREAS * model.area:
+        side = math.isqrt(int(MOST_AREAS * model.area))
+        raise ValueError(
+            f"{width}x{height} pixels are more than {MOST_AREAS} times what this model was made for "
+            f"({math.isqrt(int(model.area))}x{math.isqrt(int(model.area))}) and would take more memory than is "
+            f"sensible; give a size of at most {side}x{side}, or none"
+        )
     fitted = [frame.inside(picture.opaque) for picture, frame in zip(read, frames, strict=True)]
     pixels = torch.from_numpy(np.ascontiguousarray(np.stack(fitted).transpose(0, 3, 1, 2)))
     return read, frames, pixels.float()
@@ -236,6 +245,6 @@ def _warn_of_distilled(model: EditModel) -> None:
     """Models distilled to few steps have no smooth path from picture to noise."""
     if model.distilled:
         warnings.warn(
-            "this model was distilled to a few steps (schnell); inversions of it are poor with every method",
+            "this model was distilled to a few steps (as FLUX.1-schnell); inversions of it are poor with every method",
             stacklevel=3,
         )

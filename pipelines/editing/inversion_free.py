@@ -107,7 +107,8 @@ def flow_edit(
         picture, source_prompt, size: as in `invert`.
         target_prompt, mask: as in `edit`.
         settings: see `FlowEdit`.
-        steps: intervals of the whole grid; two calls of the network each, four with classifier-free guidance.
+        steps: intervals of the whole grid; two calls of the network each, and one more for each of both guidances above
+            1 that is classifier-free.
         seed: of the first picture's noise; the next has the next.
         progress: told after every step.
 
@@ -151,21 +152,21 @@ def flow_edit(
             if progress is not None:
                 progress(i + 1 - use.skip, steps - use.skip)
         result = z if plain is None else plain
-    about = {
-        "model": model_name(pipe),
-        "source": sources[0] if len(set(sources)) == 1 else sources,
-        "target": targets[0] if len(set(targets)) == 1 else targets,
-        "picture": pictures[0].name if len(pictures) == 1 else len(pictures),
-        "solver": "flowedit",
-        "fields": {"last": use.last, "average": use.average, "source_guidance": use.source_guidance},
-        "steps": steps,
-        "skip": use.skip,
-        "seed": seed,
-        "size": size if isinstance(size, str | int) else None,
-        "guidance": use.guidance,
-        "mask": mask is not None,
-    }
-    return finished(model, pictures, frames, result, x, masks, begin, about, calls=sum(leg.calls for leg in legs))
+        about = {
+            "model": model_name(pipe),
+            "source": sources[0] if len(set(sources)) == 1 else sources,
+            "target": targets[0] if len(set(targets)) == 1 else targets,
+            "picture": pictures[0].name if len(pictures) == 1 else len(pictures),
+            "solver": "flowedit",
+            "fields": {"last": use.last, "average": use.average, "source_guidance": use.source_guidance},
+            "steps": steps,
+            "skip": use.skip,
+            "seed": seed,
+            "size": size if isinstance(size, str | int) else None,
+            "guidance": use.guidance,
+            "mask": mask is not None,
+        }
+        return finished(model, pictures, frames, result, x, masks, begin, about, calls=sum(leg.calls for leg in legs))
 
 
 def _draw(x: torch.Tensor, seed: int, step: int, number: int, average: int) -> torch.Tensor:

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from .models import EditModel
 
 
-def read_mask(source: Any, size: tuple[int, int]) -> np.ndarray:
+def read_mask(source: Any, size: tuple[int, int], white: str = "may change") -> np.ndarray:
     """A mask from a file, from PIL or from an array.
 
     Args:
         source: a file's path, a PIL image or an array (H, W): booleans, 0 and 1, 8 or 16 bits, or floats in [0, 1].
             Colours count by their brightness, transparent pixels as black.
         size: (width, height) of the picture that it belongs to.
+        white: what white says, for the sentence about a black mask.
 
     Returns:
         (H, W) float32 in [0, 1].
@@ -42,7 +43,7 @@ def read_mask(source: Any, size: tuple[int, int]) -> np.ndarray:
     if picture.alpha is not None:
         mask = mask * picture.alpha
     if mask.max() == 0:
-        raise ValueError(f"{name} is black everywhere, so that nothing would be edited; white is what may change")
+        raise ValueError(f"{name} is black everywhere, so that there is nothing to do; white is what {white}")
     if mask.max() <= 1.5 / 255:
         mask = (mask > 0).astype(np.float32)  # a label map of zeros and ones
     if picture.size != size:

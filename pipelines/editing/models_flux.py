@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,19 @@ from fewstep.samplers import Grid
 from .injection import Block
 from .models import Condition, EditModel
 from .schedules import flow_grid
+
+#: Width of the T5 states that all sizes of FLUX.1 read; smaller networks are nobody's distillation.
+_FLUX_1_STATES = 4096
+
+
+def is_distilled(network: Mapping[str, Any], scheduler: Mapping[str, Any]) -> bool:
+    """Whether configurations are those of a FLUX.1 distilled to a few steps, as FLUX.1-schnell is.
+
+    FLUX.1 with smooth paths reads its guidance as an input or has noise levels shifted by the size of the picture; the
+    distilled one has neither.
+    """
+    shifted = scheduler.get("use_dynamic_shifting", False) or float(scheduler.get("shift") or 1.0) != 1.0
+    return not network["guidance_embeds"] and not shifted and network["joint_attention_dim"] >= _FLUX_1_STATES
 
 
 class FluxEditModel(EditModel):
@@ -25,8 +38,7 @@ class FluxEditModel(EditModel):
                 f"{type(pipe).__name__} takes more than the latents of a picture ({channels} channels), so it cannot "
                 "be edited with; use a FluxPipeline"
             )
-
-        if "schnell" in str(getattr(pipe, "name_or_path", "")).lower():
+        if is_distilled(self.denoiser.config, pipe.scheduler.config):
             self.distilled, self.edit_guidance = True, 1.0
 
     def pack(self, planes: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Pictures as users have them, brought to a size that a model takes, and given back in the size that they came in.
 
-8 and 16 bit, grey, palette, CMYK, alpha, colour profiles and EXIF orientation are read; what is written is 8-bit RGB or
-RGBA.
+8 and 16 bit, grey, palette, CMYK, alpha, colour profiles and EXIF orientation are read; what `to_image` makes is 8-bit
+RGB or RGBA.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..sixteen_bits import lower_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -30,16 +32,23 @@ class Picture:
         rgb: (H, W, 3) in [0, 1], sRGB, upright.
         alpha: (H, W) in [0, 1], or None for an opaque picture.
         name: where it came from, for sentences and settings.
+        bits: of a channel where it came from, 8 or 16.
     """
 
     rgb: np.ndarray
     alpha: np.ndarray | None = None
     name: str = "picture"
+    bits: int = 8
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height)."""
         return self.rgb.shape[1], self.rgb.shape[0]
+
+    @property
+    def grey(self) -> bool:
+        """Whether it has no colour anywhere."""
+        return bool((self.rgb[..., :1] == self.rgb[..., 1:]).all())
 
     @property
     def opaque(self) -> np.ndarray:
@@ -86,7 +95,7 @@ def read_picture(source: str | Path | Image | np.ndarray | torch.Tensor | Pictur
     if isinstance(source, Picture):
         return source
     if isinstance(source, str | Path):
-        return _from_image(open_image(source), Path(source).name)
+        return _from_image(open_image(source), Path(source).name, lower_bytes(Path(source).expanduser()))
     if hasattr(source, "getexif"):
         return _from_image(source, Path(getattr(source, "filename", "") or "picture").name)
     if hasattr(source, "detach"):
@@ -96,11 +105,15 @@ def read_picture(source: str | Path | Image | np.ndarray | torch.Tensor | Pictur
     raise TypeError(f"a picture is a file, a PIL image or an array (H, W, C), got {type(source).__name__}")
 
 
-def _from_image(image: Any, name: str) -> Picture:
+def _from_image(image: Any, name: str, lower: Any = None) -> Picture:
+    """`lower` is an upright picture of the lower bytes, for 16-bit colours."""
     from PIL import ImageOps
 
     profile = image.info.get("icc_profile")
     image = ImageOps.exif_transpose(image)
+    if lower is not None and lower.mode == image.mode and not (profile and _is_foreign(profile)):
+        upper = np.asarray(image).astype(np.uint16)
+        return _from_array(upper * 256 + np.asarray(lower), name)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
         if image.mode == "I" and values.size and values.min() >= 0 and values.max() <= 65535:
@@ -115,6 +128,16 @@ def _from_image(image: Any, name: str) -> Picture:
     if image.mode not in ("RGB", "RGBA"):
         image = image.convert("RGB")
     return _from_array(np.asarray(image), name)
+
+
+def _is_foreign(profile: bytes) -> bool:
+    """Whether a colour profile is of another space than sRGB, as far as its own description says."""
+    from PIL import ImageCms
+
+    try:
+        return "srgb" not in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile))).lower()
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return False
 
 
 def _in_srgb(image: Any, profile: bytes) -> Any:
@@ -149,7 +172,8 @@ def _from_array(values: np.ndarray, name: str) -> Picture:
     colours = scaled[..., : values.shape[2] - (alpha is not None)]
     if alpha is not None and (alpha == 1).all():
         alpha = None
-    return Picture(np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours, alpha, name)
+    bits = 16 if values.dtype == np.uint16 or values.dtype.kind == "f" else 8
+    return Picture(np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours, alpha, name, bits)
 
 
 def to_image(rgb: np.ndarray, alpha: np.ndarray | None = None) -> Image:

@@ -69,28 +69,28 @@ def edit(
         stack.callback(model.free)
         condition = model.condition(prompts, guidance)
         run = _sample(stack, model, inversion, condition, injection, masks, (low, high), warm, progress)
-    return finished(
-        model,
-        inversion.pictures,
-        inversion.frames,
-        run.sample,
-        inversion.latents.source,
-        masks,
-        begin,
-        {
-            **recorded_settings(inversion),
-            "target": prompts[0] if len(set(prompts)) == 1 else prompts,
-            "guidance": guidance,
-            **injection_settings(injection, inversion.edges),
-            "mask": mask is not None,
-            "blend": [low, high] if mask is not None else None,
-            "warm": warm,
-        },
-        calls=run.calls,
-        recorded=run.recorded,
-        hits=run.hits,
-        misses=run.misses,
-    )
+        return finished(
+            model,
+            inversion.pictures,
+            inversion.frames,
+            run.sample,
+            inversion.latents.source,
+            masks,
+            begin,
+            {
+                **recorded_settings(inversion),
+                "target": prompts[0] if len(set(prompts)) == 1 else prompts,
+                "guidance": guidance,
+                **injection_settings(injection, inversion.edges),
+                "mask": mask is not None,
+                "blend": [low, high] if mask is not None else None,
+                "warm": warm,
+            },
+            calls=run.calls,
+            recorded=run.recorded,
+            hits=run.hits,
+            misses=run.misses,
+        )
 
 
 def reconstruct(pipe: Any, inversion: Inversion, *, warm: bool = False, progress: Progress | None = None) -> Edited:
@@ -102,18 +102,18 @@ def reconstruct(pipe: Any, inversion: Inversion, *, warm: bool = False, progress
         stack.callback(model.free)
         condition = source_condition(model, inversion)
         run = _sample(stack, model, inversion, condition, Injection("none"), None, (0.0, 1.0), warm, progress)
-    settings = {**recorded_settings(inversion), "guidance": inversion.guidance, "warm": warm}
-    return finished(
-        model,
-        inversion.pictures,
-        inversion.frames,
-        run.sample,
-        inversion.latents.source,
-        None,
-        begin,
-        settings,
-        calls=run.calls,
-    )
+        settings = {**recorded_settings(inversion), "guidance": inversion.guidance, "warm": warm}
+        return finished(
+            model,
+            inversion.pictures,
+            inversion.frames,
+            run.sample,
+            inversion.latents.source,
+            None,
+            begin,
+            settings,
+            calls=run.calls,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -174,6 +174,13 @@ def test_the_prompt_inside_a_picture_is_what_it_shows(fewstep: Fewstep, tiny_fol
     assert "was made by fewstep edit" in said.err
 
 
+def test_a_warm_start_is_a_call_fewer(change: Fewstep) -> None:
+    said = change(*WORDS, "--warm", "--strategy", "none", "--guidance", "1", "--json", "-o", "warm.png")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["calls"] == 2
+    assert settings("warm.png")["warm"] is True
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -194,7 +201,13 @@ def test_the_prompt_inside_a_picture_is_what_it_shows(fewstep: Fewstep, tiny_fol
         (("--out", "small.png"), "exists already"),
         (("--keep-inversion", "kept.pt"), "should end in .safetensors"),
         (("--keep-inversion", "broken.safetensors"), "can be read"),
+        (("--size", "4096"), "more than 16 times what this model was made for"),
         (("--solver", "flowedit", "--inject", "1"), "injects no features"),
+        (("--solver", "flowedit", "--blend", "0,0.8"), "no inversion, which --blend would be for"),
+        (("--solver", "flowedit", "--gamma", "0.5", "--eta", "0.9"), "which --gamma, --eta would be for"),
+        (("--solver", "flowedit", "--memory", "disk"), "which --memory would be for"),
+        (("--solver", "flowedit", "--warm"), "which --warm would be for"),
+        (("--solver", "euler", "--warm"), "euler cannot start --warm; fireflow and midpoint can"),
         (("--solver", "flowedit", "--keep-inversion", "k.safetensors"), "no inversion"),
         (("--steps", "0"), "steps must be at least 1"),
         (("--seed", "-1"), "seed must be at least 0"),

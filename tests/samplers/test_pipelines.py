@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_parts import embeds, picture, seeded, vae
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import fewstep.samplers as fs
@@ -65,30 +66,12 @@ class Case:
         return np.asarray(value.float() if isinstance(value, torch.Tensor) else value), len(counted)
 
 
-def seeded(make: Callable[[], Any]) -> Any:
-    torch.manual_seed(0)
-    return make().eval()
-
-
 def dpm_solver(**options: Any) -> Any:
     return diffusers.DPMSolverMultistepScheduler(**SD, timestep_spacing="leading", steps_offset=1, **options)
 
 
 TWO_M = ("ExponentialAdamsScheduler", {"order": 2})
 EULER = ("AdamsBashforthScheduler", {"order": 1})
-
-
-def vae() -> Any:
-    return seeded(
-        lambda: diffusers.AutoencoderKL(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=4,
-            latent_channels=4,
-            sample_size=16,
-        )
-    )
 
 
 def unet(**options: Any) -> Any:
@@ -129,14 +112,6 @@ def tokenizer(folder: Path) -> Any:
     (folder / "vocab.json").write_text(json.dumps(vocab))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
-
-
-def picture(size: int = 16) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8))
-
-
-def embeds(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(5))
 
 
 def stable_diffusion(folder: Path, kind: str, **parts: Any) -> Any:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep.pipelines import invert, set_guidance
+from fewstep.pipelines import set_guidance
 from fewstep.pipelines.editing.models import PROCESS, edit_model
+from fewstep.pipelines.editing.models_flux import is_distilled
 from fewstep.samplers import apply_ab_cache, remove_ab_cache
 from fewstep.samplers.inversion import Inversion, inverter, regenerate
 
@@ -75,10 +76,37 @@ def test_flux_without_an_input_for_guidance_uses_two_calls(flux: Any) -> None:
     ).images
     assert torch.allclose(euler(pipe, start, 3.0), theirs, atol=1e-5)
     assert edit_model(pipe).edit_guidance == 2.0
-    pipe.register_to_config(_name_or_path="black-forest-labs/FLUX.1-schnell")
-    assert edit_model(pipe).edit_guidance == 1.0
-    with pytest.warns(UserWarning, match="distilled to a few steps"):
-        invert(pipe, np.zeros((32, 32, 3), np.uint8), PROMPT, steps=1, size="own")
+
+
+#: (guidance_embeds, joint_attention_dim; shift, use_dynamic_shifting) as the models' folders have them.
+CONFIGS = {
+    "FLUX.1-dev": (True, 4096, 3.0, True, False),
+    "FLUX.1-schnell": (False, 4096, 1.0, False, True),
+    "guidance taken out of FLUX.1-dev": (False, 4096, 3.0, True, False),
+    "garments-flow": (False, 128, 1.0, False, False),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_distilled_models_are_known_by_their_configuration(name: str) -> None:
+    embeds, width, shift, dynamic, distilled = CONFIGS[name]
+    network = {"guidance_embeds": embeds, "joint_attention_dim": width}
+    assert is_distilled(network, {"shift": shift, "use_dynamic_shifting": dynamic}) is distilled
+
+
+def test_a_distilled_model_is_warned_of_and_takes_no_guidance(flux: Any) -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    pipe = diffusers.FluxPipeline(**{**flux.components, "scheduler": scheduler})
+    before = dict(pipe.transformer.config)
+    try:
+        pipe.transformer.register_to_config(guidance_embeds=False, joint_attention_dim=4096)
+        assert edit_model(pipe).edit_guidance == 1.0
+        pipe.transformer.register_to_config(guidance_embeds=True)
+        assert edit_model(pipe).edit_guidance == 2.0
+    finally:
+        pipe.transformer.register_to_config(
+            guidance_embeds=before["guidance_embeds"], joint_attention_dim=before["joint_attention_dim"]
+        )
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fewstep.pipelines import FeatureMemory, Injection, edit, invert, load_inversion, reconstruct
+from fewstep.pipelines import FeatureMemory, Injection, edit, flow_edit, invert, load_inversion, reconstruct
 from fewstep.pipelines.editing.masks import latent_mask
 from fewstep.pipelines.editing.models import edit_model
 
@@ -343,3 +343,26 @@ def test_half_precision_keeps_its_features_and_a_float32_state(flux: Any, pictur
     assert {tensor.dtype for tensor in inversion.features.tensors().values()} == {torch.bfloat16}
     assert inversion.latents.sample.dtype == torch.float32
     assert reconstruct(half, inversion).latent_error[0] < 0.3
+
+
+def test_a_picture_far_larger_than_the_model_is_refused_before_memory_is_spent(flux: Any) -> None:
+    with pytest.raises(ValueError, match="4096x4096 pixels are more than 16 times what this model was made"):
+        invert(flux, np.zeros((8, 8, 3), np.uint8), SOURCE, steps=1, size=4096)
+    large = invert(flux, np.zeros((8, 8, 3), np.uint8), SOURCE, steps=1, size=128)  # 16 times, exactly
+    assert large.size == (128, 128)
+
+
+def test_networks_rest_after_the_decoder(flux: Any, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With offloading hooks bring the decoder back; whoever calls it after they were told to rest leaves it there."""
+    order: list[str] = []
+    handle = flux.vae.decoder.register_forward_hook(lambda *_: order.append("decoded"))
+    monkeypatch.setattr(type(flux), "maybe_free_model_hooks", lambda self: order.append("freed"))
+    try:
+        inversion = invert(flux, picture, SOURCE, steps=2, size="own")
+        edit(flux, inversion, TARGET)
+        reconstruct(flux, inversion)
+        flow_edit(flux, picture, SOURCE, TARGET, steps=2, size="own")
+    finally:
+        handle.remove()
+    assert order[-1] == "freed"
+    assert [order[i + 1] for i, what in enumerate(order) if what == "decoded"] == ["freed"] * 3
