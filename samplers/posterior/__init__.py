@@ -8,6 +8,7 @@ from .ddnm_latent import LatentDDNM
 from .ddnm_plus import DDNMPlus
 from .ddrm import DDRM
 from .diffpir import DiffPIR
+from .dpir import DPIR
 from .dps import DPS
 from .draws import Draws
 from .hir import reduced_problem, run_hir
@@ -42,6 +43,7 @@ __all__ = [
     "DAPS",
     "DDNM",
     "DDRM",
+    "DPIR",
     "DPS",
     "EIGHT_BIT_SIGMA",
     "P2L",

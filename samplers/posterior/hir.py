@@ -7,6 +7,7 @@ far: restore that, and keep its pixels as the means of f x f blocks of the large
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,9 @@ from ..core.registry import nearest
 from ..core.run import Denoiser
 from .canvas import lay_out, run_canvas
 from .inset import Replicate, blockmeans, cropping, replicated
+from .local import restriction
 from .method import PosteriorMethod
-from .msr import run_msr
+from .msr import run_msr, usual_margin
 from .operators.base import Operator
 from .operators.compose import compose
 from .operators.foreign import as_operator
@@ -187,6 +189,9 @@ def run_hir(
     else:
         if any(n % factor for n in (*laid.windows.window, *laid.windows.stride)):
             raise ValueError(f"windows and strides must be divisible by the factor of reduction, {factor}")
+        if options.get("margin") is None and len(laid.windows) > 1:  # finished parts cut no block of either kind
+            block = math.lcm(restriction(laid.operator).block, factor)
+            options["margin"] = usual_margin(laid.windows, block)
         options["before_window"] = lambda box: kept_means(box.over(factor).of(held), factor, grid, fade)
     second = stage(
         denoiser, method, process, grid, operator, y, window=window, stride=stride, sigma_y=sigma_y, shape=shape,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -20,7 +21,13 @@ NEGLIGIBLE = 1e-7
 
 
 class Restriction(ABC):
-    """An operator seen through windows."""
+    """An operator seen through windows.
+
+    Attributes:
+        block: side of the blocks of pixels that are measured together, where no pixel is in two; 1 for others.
+    """
+
+    block: int = 1
 
     @abstractmethod
     def at(self, box: Box) -> tuple[LinearOperator, Box]:
@@ -51,7 +58,8 @@ class _Pixels(Restriction):
 
 class _Pool(Restriction):
     def __init__(self, operator: AveragePool) -> None:
-        self.factor, self.name = operator.factor, operator.name
+        self.factor = self.block = operator.factor
+        self.name = operator.name
 
     def at(self, box: Box) -> tuple[LinearOperator, Box]:
         seen = box.over(self.factor, self.name)
@@ -84,6 +92,8 @@ class _Line:
         self.first = torch.where(held, columns, factor.columns).amin(1)
         self.last = torch.where(held, columns, -1).amax(1)
         self.made: dict[tuple[int, int], tuple[int, int, Factor]] = {}
+        apart = bool((self.first[1:] > self.last[:-1]).all())
+        self.block = factor.columns // factor.rows if apart and factor.columns % factor.rows == 0 else 1
 
     def piece(self, begin: int, length: int) -> tuple[int, int, Factor]:
         """First row within these columns, number of such rows, and the matrix of them."""
@@ -114,6 +124,7 @@ class _Lines(Restriction):
         self.vertical = _Line(operator.vertical, self.name)
         same = operator.horizontal is operator.vertical
         self.horizontal = self.vertical if same else _Line(operator.horizontal, self.name)
+        self.block = math.lcm(self.vertical.block, self.horizontal.block)
 
     def at(self, box: Box) -> tuple[LinearOperator, Box]:
         top, height, rows = self.vertical.piece(box.top, box.height)
@@ -159,6 +170,7 @@ class _Mirrored(Restriction):
 class _Chain(Restriction):
     def __init__(self, operator: LinearChain) -> None:
         self.parts = [restriction(part) for part in operator.parts]
+        self.block = math.prod(part.block for part in self.parts)
 
     def at(self, box: Box) -> tuple[LinearOperator, Box]:
         made = []
@@ -178,6 +190,7 @@ class _Inset(Restriction):
 
     def __init__(self, inner: LinearOperator, size: tuple[int, int], canvas: tuple[int, int]) -> None:
         self.inner, self.size, self.canvas = restriction(inner), size, canvas
+        self.block = self.inner.block
 
     def at(self, box: Box) -> tuple[LinearOperator, Box]:
         part = box.within(self.size)

@@ -1,16 +1,19 @@
 """Mask-shift restoration: a picture of any size window by window, each one held to what is finished.
 
 The first window is restored as a picture of its own. Every other one is restored with the part that finished windows
-cover pasted over its clean estimate at every noise level, after the data: x0 <- M done + (1 - M) x0.
+cover pasted over its clean estimate at every noise level, after the data: x0 <- M done + (1 - M) x0. This package's own
+is the margin: windows finish less than they cover, and what they leave fades into those that follow.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import max_pool2d
 
 from ..core.grid import Grid
 from ..core.process import Process
@@ -23,7 +26,7 @@ from .operators.base import Operator
 from .prior import Hook
 from .problem import Problem
 from .run import Callback, PosteriorResult, run_posterior
-from .windows import Box
+from .windows import Box, Windows
 
 #: ``on_window(k, canvas, finished)`` after window k: the canvas (B, C, H', W') and where it is finished, (H', W').
 OnWindow = Callable[[int, torch.Tensor, torch.Tensor], None]
@@ -46,13 +49,20 @@ class Piece:
     settled: Box
 
 
-def pieces(laid: Laid, y: torch.Tensor, margin: int = 0) -> list[Piece]:
+def usual_margin(windows: Windows, block: int) -> int:
+    """Half of the overlap in whole blocks of the operator: the most that lets windows finish every pixel."""
+    room = min(window - stride for window, stride in zip(windows.window, windows.stride, strict=True)) // 2
+    return room // block * block
+
+
+def pieces(laid: Laid, y: torch.Tensor, margin: int | None = None) -> list[Piece]:
     """What every window measures and finishes, in order.
 
     Args:
         laid: the canvas.
         y: measurement of the whole picture.
-        margin: pixels along the borders of windows that are left to the next, but for borders of the canvas.
+        margin: pixels along the borders of windows that are left to the next, but for borders of the canvas; made whole
+            blocks of the operator. None is `usual_margin`.
 
     Raises:
         ValueError: an operator that is not local, windows that cut what it measures, and windows that overlap by less
@@ -63,6 +73,7 @@ def pieces(laid: Laid, y: torch.Tensor, margin: int = 0) -> list[Piece]:
         whole = Box(0, 0, *windows.size)
         return [Piece(whole, laid.operator, Box(0, 0, *y.shape[-2:]), whole)]
     local, found = restriction(laid.operator), []
+    margin = usual_margin(windows, local.block) if margin is None else -(-margin // local.block) * local.block
     covered = torch.zeros(windows.size, dtype=torch.bool)
     for box in windows:
         operator, seen = local.at(box)
@@ -84,6 +95,40 @@ def pasting(canvas: torch.Tensor, finished: torch.Tensor, box: Box) -> Hook | No
     return (lambda x0, node: torch.where(held, done, x0)) if held.any() else None
 
 
+def _both(first: Hook | None, second: Hook | None) -> Hook | None:
+    """One hook after the other."""
+    if first is None or second is None:
+        return second if first is None else first
+    return lambda x0, node: second(first(x0, node), node)
+
+
+def fading(canvas: torch.Tensor, covered: torch.Tensor, finished: torch.Tensor, box: Box, margin: int) -> Hook | None:
+    """The hook that lets a window go on as the windows before it did; None where there is no margin.
+
+    Beyond what they have finished lie the margins that they left: values that go with the finished ones. The estimate
+    is drawn to them, x0 <- x0 + w (canvas - x0), with w falling as cos^2 from the edge of what is finished to 0 over
+    `margin` pixels, before the data come in. Else the estimate has to meet the finished part within one pixel.
+
+    Args:
+        canvas: (B, C, H, W).
+        covered: (H, W), where windows have been.
+        finished: (H, W).
+        box: the window.
+        margin: pixels.
+    """
+    held, grown = box.of(finished), box.of(finished)[None].float()
+    if margin < 1 or not held.any():
+        return None
+    weight = torch.zeros_like(grown)
+    for distance in range(1, margin + 1):
+        reached = max_pool2d(grown, 3, 1, 1)
+        weight += (reached - grown) * math.cos(math.pi / 2 * distance / (margin + 1)) ** 2
+        grown = reached
+    weight = weight * box.of(covered)
+    values = box.of(canvas)
+    return lambda x0, node: x0 + weight.to(x0) * (values.to(x0) - x0)
+
+
 def run_msr(
     denoiser: Denoiser,
     method: PosteriorMethod,
@@ -97,7 +142,7 @@ def run_msr(
     shape: Sequence[int] | None = None,
     start: torch.Tensor | None = None,
     generator: Generators = None,
-    margin: int = 0,
+    margin: int | None = None,
     multiple: int = 1,
     before_window: Callable[[Box], Hook] | None = None,
     on_window: OnWindow | None = None,
@@ -120,8 +165,9 @@ def run_msr(
         stride: from one window to the next; half a window by default.
         start: sample at the first node, on the canvas.
         generator: one a sample, one for all, or none; windows draw from it one after the other.
-        margin: pixels along the borders of a window, but for those of the canvas, that it does not finish. 0 as
-            published; an eighth of a window hides the borders, at which the network sees only one side.
+        margin: pixels along the borders of a window, but for those of the canvas, that it does not finish, in whole
+            blocks of the operator, and over which it fades into the next. None is half of the overlap, which hides the
+            borders; 0 is as published, and shows them.
         multiple: what the sides of the canvas must be divisible by.
         before_window: the hook on the clean estimate of a window, before the data.
         on_window: told after every window.
@@ -142,8 +188,10 @@ def run_msr(
     laid = lay_out(operator, y, shape, window, stride, multiple)
     start = laid.fits(start)
     sequence, moves = pieces(laid, y, margin), len(method.moves(grid))
+    strip = usual_margin(laid.windows, 1) if margin is None else margin
     canvas: torch.Tensor | None = None
     finished = torch.zeros(laid.windows.size, dtype=torch.bool, device=y.device)
+    covered = finished.clone()
     traces, forward, backward = [], 0, 0
     for k, piece in enumerate(sequence):
         box = piece.box
@@ -154,13 +202,17 @@ def run_msr(
         result = run_posterior(
             denoiser, method, process, grid, piece.operator, piece.seen.of(y),
             shape=(laid.shape[0], *box.size), start=None if start is None else box.of(start), generator=generator,
-            before=None if before_window is None else before_window(box),
+            before=_both(
+                None if canvas is None else fading(canvas, covered, finished, box, strip),
+                None if before_window is None else before_window(box),
+            ),
             after=None if canvas is None else pasting(canvas, finished, box), callback=told, **options,
         )  # fmt: skip
         if canvas is None:
             canvas = result.sample.new_zeros((len(result.sample), *laid.shape))
         box.of(canvas).copy_(torch.where(box.of(finished), box.of(canvas), result.sample))
         piece.settled.of(finished).fill_(True)
+        box.of(covered).fill_(True)
         traces.append(result.trace)
         forward, backward = forward + result.forward, backward + result.backward
         if on_window is not None:

@@ -82,3 +82,11 @@ ZHANG_2025 = Reference(
     "2407.01521",
     "CVPR",
 )
+ZHANG_2021 = Reference(
+    "zhang2021dpir",
+    "Kai Zhang and Yawei Li and Wangmeng Zuo and Lei Zhang and Luc Van Gool and Radu Timofte",
+    "Plug-and-Play Image Restoration with Deep Denoiser Prior",
+    2021,
+    "2008.13751",
+    "TPAMI",
+)

@@ -16,7 +16,6 @@ import math
 from functools import cached_property
 
 import torch
-from torch.nn.functional import grid_sample
 
 #: Latitudes in degrees and number of planes around each: 18 in all.
 ROWS = ((67.5, 3), (22.5, 6), (-22.5, 6), (-67.5, 3))
@@ -123,10 +122,29 @@ def wrapped(panorama: torch.Tensor, margin: int) -> torch.Tensor:
     return torch.cat([tall[..., -margin:], tall, tall[..., :margin]], -1)
 
 
+def _weights(part: torch.Tensor) -> torch.Tensor:
+    """Keys' cubic kernel of third order (a = -1/2) at the pixels -1, 0, 1, 2 around `part` in [0, 1), (..., 4)."""
+    t = torch.stack([part + 1, part, 1 - part, 2 - part], -1)
+    return torch.where(t <= 1, 1 + t * t * (1.5 * t - 2.5), 2 + t * (t * (2.5 - 0.5 * t) - 4))
+
+
 def _sampled(picture: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Values at (row, column) in pixels, (h, w, 2), by cubic convolution; borders repeated."""
+    """Values at (row, column) in pixels, (h, w, 2), by cubic convolution; borders repeated.
+
+    It gives quadratics exactly, which the kernel of `torch.nn.functional.grid_sample` (a = -3/4) does not.
+
+    Reference: Keys 1981, Cubic Convolution Interpolation for Digital Image Processing.
+    """
     height, width = picture.shape[-2:]
-    across = (places[..., 1] + 0.5) * 2 / width - 1
-    down = (places[..., 0] + 0.5) * 2 / height - 1
-    grid = torch.stack([across, down], -1)[None].to(picture)
-    return grid_sample(picture, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    whole = places.floor()
+    down, across = (_weights(part).to(picture) for part in (places - whole).unbind(-1))
+    first = whole.long().to(picture.device)
+    result = picture.new_zeros((*picture.shape[:-2], *places.shape[:-1]))
+    for i in range(4):
+        row = (first[..., 0] + i - 1).clamp(0, height - 1) * width
+        line = torch.zeros_like(result)
+        for j in range(4):
+            column = (first[..., 1] + j - 1).clamp(0, width - 1)
+            line += picture.flatten(-2)[..., row + column] * across[..., j]
+        result += line * down[..., i]
+    return result

