@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from .generation import Generation, generate, usual_guidance
     from .guidance import GUIDANCE_MODES, guidance_settings, set_guidance
     from .loading import DEFAULT_SAMPLER, GRIDS, load, load_model, set_sampler, shipped_models, shipped_texts
+    from .restoration import (
+        OmnidirectionalWrapper,
+        PixelRestorationPipeline,
+        RestorationOutput,
+        RestorationPlan,
+        StableDiffusionRestorationPipeline,
+        edit_corrupted,
+        load_restoration,
+        restoration_of,
+    )
     from .text_loading import load_text
     from .text_output import MaskedTextOutput, TextProgress
     from .text_pipeline import MaskedTextPipeline
@@ -42,9 +52,15 @@ __all__ = [
     "Inversion",
     "MaskedTextOutput",
     "MaskedTextPipeline",
+    "OmnidirectionalWrapper",
+    "PixelRestorationPipeline",
     "Recipe",
+    "RestorationOutput",
+    "RestorationPlan",
+    "StableDiffusionRestorationPipeline",
     "TextProgress",
     "edit",
+    "edit_corrupted",
     "flow_edit",
     "generate",
     "guidance_settings",
@@ -52,8 +68,10 @@ __all__ = [
     "load",
     "load_inversion",
     "load_model",
+    "load_restoration",
     "load_text",
     "reconstruct",
+    "restoration_of",
     "set_guidance",
     "set_sampler",
     "set_solver",
@@ -79,6 +97,19 @@ _HOMES = {
             "reconstruct",
         ),
         ".editing",
+    ),
+    **dict.fromkeys(
+        (
+            "OmnidirectionalWrapper",
+            "PixelRestorationPipeline",
+            "RestorationOutput",
+            "RestorationPlan",
+            "StableDiffusionRestorationPipeline",
+            "edit_corrupted",
+            "load_restoration",
+            "restoration_of",
+        ),
+        ".restoration",
     ),
     **dict.fromkeys(("Generation", "generate", "usual_guidance"), ".generation"),
     **dict.fromkeys(("GUIDANCE_MODES", "guidance_settings", "set_guidance"), ".guidance"),
