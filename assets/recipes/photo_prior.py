@@ -3,8 +3,8 @@
     python -m fewstep.assets.recipes.photo_prior --photographs kodak --emoji noto_emoji_32.npz --out assets/models
 
 Stages, in order: `prior` (an unconditional U-Net on 64x64 windows), `export` (a `DDPMPipeline` folder in float16) and
-`measure` (how well does it remove noise from the photographs that it has not seen?). The training stage keeps a
-checkpoint in `--work` and goes on from it.
+`measure` (how well does it restore photographs that it has not seen? see `photo_prior_measure`). The training stage
+keeps a checkpoint in `--work` and goes on from it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Stage(StrEnum):
     all = "all"
 
 
-FIT = Fit(steps=20000, batch=32, rate=4e-4, hold=0.6, warmup=300, ema=0.9995, bfloat16=True)
+FIT = Fit(steps=5000, batch=16, rate=8e-4, hold=0.3, warmup=200, ema=0.998, bfloat16=True)
 SMOKE = Fit(steps=3, batch=4, rate=1e-3, hold=0.3, warmup=1)
 
 
@@ -49,7 +49,7 @@ def new_unet() -> Any:
         sample_size=WINDOW,
         in_channels=3,
         out_channels=3,
-        block_out_channels=(48, 96, 144, 192),
+        block_out_channels=(32, 64, 128, 192),
         layers_per_block=1,
         down_block_types=("DownBlock2D",) * 4,
         up_block_types=("UpBlock2D",) * 4,
@@ -59,16 +59,19 @@ def new_unet() -> Any:
 
 
 def new_scheduler() -> Any:
-    """DDPMScheduler: 1000 times, cosine noise (Nichol, Dhariwal, 2021, arXiv:2102.09672), the network predicts v."""
+    """DDPMScheduler: 1000 times, cosine noise (Nichol, Dhariwal, 2021, arXiv:2102.09672), the network predicts v.
+
+    Few steps begin at pure noise (``trailing``), not at a timestep that still has signal.
+    """
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing")
 
 
 def train_prior(windows: Windows, held_out: Tensor, fit: Fit, work: Path, seed: int, device: torch.device) -> nn.Module:
     """Fit v = alpha eps - sigma x to windows at times drawn evenly, one stratum each (Salimans, Ho, 2022)."""
     torch.manual_seed(seed)
-    model = new_unet().to(device)
+    model = new_unet().to(device, memory_format=torch.channels_last)
     signal = new_scheduler().alphas_cumprod
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
@@ -142,16 +145,26 @@ def export(work: Path, out: Path) -> Path:
     return out / "photo-prior"
 
 
-def measure(out: Path, photographs: list[Tensor]) -> dict[str, Any]:
-    """PSNR of the whole photographs, one call each, for every noise of `NOISES`."""
+def measure(out: Path, photographs: list[Tensor], side: int = 0, bfloat16: bool = False) -> dict[str, Any]:
+    """PSNR of noise removed in one call, for every noise of `NOISES`, and the restorations of `photo_prior_measure`.
+
+    Args:
+        out: folder that holds photo-prior.
+        photographs: (3, H, W) uint8.
+        side: of the square cut from the centre of each; 0 for whole photographs.
+        bfloat16: the network in bfloat16.
+    """
     from diffusers import DDPMPipeline
+
+    from .photo_prior_measure import cut, measure_bars
 
     unet = DDPMPipeline.from_pretrained(out / "photo-prior").unet.eval()
     result: dict[str, Any] = {"parameters": sum(p.numel() for p in unet.parameters())}
     for noise in NOISES:
-        found = [denoising(unet, p[None].float() / 127.5 - 1, noise) for p in photographs]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            found = [denoising(unet, 2 * p[None] - 1, noise) for p in cut(photographs, side)]
         result[f"PSNR of noise {noise}"] = sum(found) / len(found)
-    return result
+    return result | measure_bars(out / "photo-prior", photographs, side, "bfloat16" if bfloat16 else "float32")
 
 
 def run(
@@ -168,11 +181,15 @@ def run(
     smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of everything, to see that it runs.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
     report: Annotated[Path | None, typer.Option(help="measure: the JSON file to write.")] = None,
+    side: Annotated[int, typer.Option(help="measure: of the centre square of every photograph; 0: all of it.")] = 0,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="measure: the network in bfloat16.")] = False,
 ) -> None:
     """Train, export and measure the pixel prior."""
     for name, number in (("steps", steps), ("minutes", minutes), ("threads", threads)):
         if number is not None and number <= 0:
             raise ValueError(f"--{name} must be positive, got {number}.")
+    if side and side < 16:
+        raise ValueError(f"--side must be 0 or at least 16, got {side}.")
     if threads:
         torch.set_num_threads(threads)
     todo = [s for s in Stage if s is not Stage.all] if stage is Stage.all else [stage]
@@ -193,7 +210,7 @@ def run(
             export(work, out)
         elif name is Stage.measure and photographs is not None:
             pictures = read_photographs(photographs, HELD_OUT)
-            result = measure(out, [p[:, :64, :64] for p in pictures[:1]] if smoke else pictures)
+            result = measure(out, pictures[:1] if smoke else pictures, 64 if smoke else side, bfloat16)
             file = report or work / "measure.json"
             file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
             console.print_json(data=result)

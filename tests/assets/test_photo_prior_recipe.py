@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,9 @@ from fewstep.assets.recipes.photo_prior_data import (
     read_photographs,
     shrunk,
 )
+from fewstep.assets.recipes.photo_prior_measure import best_weight, classical, cut
+from fewstep.eval.restoration_classical import WEIGHTS
+from fewstep.eval.restoration_problem import degradation
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,12 @@ def test_a_smoke_run_makes_a_pipeline_that_draws(data: Path, tmp_path: Path) -> 
     drawn = pipeline(num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)).images
     assert drawn.shape == (1, 64, 64, 3)
     assert np.isfinite(drawn).all()
-    assert (tmp_path / "work" / "measure.json").is_file()
+    result = json.loads((tmp_path / "work" / "measure.json").read_text())
+    assert [row["task"] for row in result["tasks"]] == ["sr2", "inpaint", "denoise", "gaussian-deblur"]
+    for row in result["tasks"]:
+        assert row["calls"] >= 1
+        assert len(row["each"]) == 1
+        assert row["wanted"] >= max(row["rivals"].values()) - 1e-3
 
 
 @pytest.mark.parametrize(
@@ -100,12 +109,29 @@ def test_a_smoke_run_makes_a_pipeline_that_draws(data: Path, tmp_path: Path) -> 
         ({"photographs": None, "stage": "prior"}, "needs --photographs"),
         ({"photographs": Path("nowhere"), "stage": "prior"}, "has no photograph 01.png"),
         ({"photographs": None, "stage": "export", "steps": 0}, "must be positive"),
+        ({"photographs": None, "stage": "export", "side": 8}, "at least 16"),
     ],
 )
 def test_bad_input(arguments: dict[str, object], sentence: str, tmp_path: Path) -> None:
     arguments["stage"] = photo_prior.Stage(str(arguments["stage"]))
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         photo_prior.run(out=tmp_path, work=tmp_path / "work", **arguments)  # type: ignore[arg-type]
+
+
+def test_photographs_are_cut_at_their_centre(data: Path) -> None:
+    photograph = read_photographs(data, ("20",))[0]
+    square, whole = cut([photograph], 64)[0], cut([photograph], 0)[0]
+    torch.testing.assert_close(square, photograph[:, 16:80, 40:104].float() / 255)
+    assert whole.shape == (3, 96, 144)
+
+
+def test_of_a_flat_picture_the_heaviest_weight_is_the_best() -> None:
+    """Total variation of a flat picture with noise tends to its mean, whose error falls with the weight."""
+    flat = [torch.full((3, 24, 24), 0.5)]
+    what = degradation("denoise", 25.0, 0.0)
+    weight, best = best_weight(flat, what, "total variation", tries=2)
+    assert weight == pytest.approx(2 * WEIGHTS["denoise", "total variation"].value)
+    assert best > classical(flat, what, "total variation", weight / 4)
 
 
 def test_windows_on_a_lattice(data: Path) -> None:
