@@ -10,11 +10,11 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
-    from PIL.PngImagePlugin import PngInfo
 
 #: Key of the settings in a PNG file's text.
 KEY = "fewstep"
@@ -64,8 +64,11 @@ def check_targets(files: Sequence[Path], overwrite: bool) -> None:
             raise PermissionError(f"{str(file)!r} cannot be written: no permission to write in {str(above)!r}")
 
 
-def write_pictures(pictures: Sequence[tuple[Path, Image, Mapping[str, Any]]]) -> None:
+def write_pictures(pictures: Sequence[tuple[Path, Image | np.ndarray, Mapping[str, Any]]]) -> None:
     """Write PNG files with their settings inside, all of them or none.
+
+    Args:
+        pictures: (where, what, settings): pictures of PIL, or of 16 bits a channel, (H, W, C) uint16.
 
     Raises:
         OSError: a file could not be written; none of them is there then.
@@ -77,7 +80,7 @@ def write_pictures(pictures: Sequence[tuple[Path, Image, Mapping[str, Any]]]) ->
             part = path.with_name(f".{path.name}.{os.getpid()}.part")
             with open(part, "wb") as file:
                 parts.append((part, path))
-                image.save(file, "PNG", pnginfo=_text_of(settings))
+                _write_one(file, image, settings)
         for part, path in parts:
             os.replace(part, path)
     except OSError as error:
@@ -89,13 +92,21 @@ def write_pictures(pictures: Sequence[tuple[Path, Image, Mapping[str, Any]]]) ->
                 part.unlink(missing_ok=True)
 
 
-def _text_of(settings: Mapping[str, Any]) -> PngInfo:
+def _write_one(file: BinaryIO, image: Image | np.ndarray, settings: Mapping[str, Any]) -> None:
+    import numpy as np
     from PIL.PngImagePlugin import PngInfo
 
+    # ASCII alone, so any reader of PNG text understands it
+    texts = {KEY: json.dumps(settings), "parameters": readable(settings)}
+    if isinstance(image, np.ndarray):
+        from fewstep.pipelines.sixteen_bits import encode_png
+
+        file.write(encode_png(image, texts))
+        return
     info = PngInfo()
-    info.add_text(KEY, json.dumps(settings))  # ASCII alone, so any reader of PNG text understands it
-    info.add_text("parameters", readable(settings))
-    return info
+    for key, text in texts.items():
+        info.add_text(key, text)
+    image.save(file, "PNG", pnginfo=info)
 
 
 def readable(settings: Mapping[str, Any]) -> str:
@@ -168,8 +179,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ValueError(f"the fewstep settings in {str(path)!r} are damaged: they are no JSON") from error
     if not isinstance(settings, dict):
         raise ValueError(f"the fewstep settings in {str(path)!r} are damaged: they are no table of settings")
-    if settings.get("command") == "edit":
-        raise ValueError(f"{str(path)!r} was made by fewstep edit; its settings do not make a picture from nothing")
+    if settings.get("command") in ("edit", "restore"):
+        made = settings["command"]
+        raise ValueError(f"{str(path)!r} was made by fewstep {made}; its settings do not make a picture from nothing")
     for name, kinds in {**_KINDS, **{k: v for k, v in _MORE_KINDS.items() if k in settings}}.items():
         value = settings.get(name)
         if (name not in settings and name in _KINDS) or not isinstance(value, kinds) or isinstance(value, bool):
