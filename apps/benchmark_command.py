@@ -1,4 +1,4 @@
-"""`fewstep benchmark`: our samplers and diffusers' own side by side, on pictures, text or tokens; caches."""
+"""`fewstep benchmark`: samplers side by side, on pictures, text or tokens; caches; editing; restoration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TASKS = "Other tasks than pictures"
 
 def benchmark(
     context: typer.Context,
-    task: Annotated[str, typer.Option(help="pictures, text, tokens: what samplers are compared on.")] = "pictures",
+    task: Annotated[str, typer.Option(help="pictures, text, tokens, editing or restoration.")] = "pictures",
     model: Annotated[
         str,
         typer.Option(
@@ -63,6 +63,51 @@ def benchmark(
     length: Annotated[int, typer.Option(help="Tokens of a text.", rich_help_panel=_TASKS)] = 256,
     temperature: Annotated[float, typer.Option(help="Of the model's law of tokens.", rich_help_panel=_TASKS)] = 1.0,
     top_p: Annotated[float | None, typer.Option(help="Nucleus of that law.", rich_help_panel=_TASKS)] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Of editing: Fashion-MNIST (.npz or folder), whose test pictures are painted, a PIE-Bench folder, or "
+            "drawn, pictures by garments. Of restoration: a folder of pictures, such as the Kodak suite; drawn, by "
+            "formula.",
+            rich_help_panel=_TASKS,
+        ),
+    ] = "drawn",
+    degradations: Annotated[
+        str,
+        typer.Option(
+            help="Of restoration: all, or of sr2, sr4, inpaint, gaussian-deblur, motion-deblur, colorize, denoise.",
+            rich_help_panel=_TASKS,
+        ),
+    ] = "all",
+    side: Annotated[
+        int,
+        typer.Option(
+            help="Of restoration: of the square cut from the centre of every picture; 0: whole pictures.",
+            rich_help_panel=_TASKS,
+        ),
+    ] = 128,
+    noise: Annotated[
+        float, typer.Option(help="Of restoration: deviation of the noise to remove, 0 to 255.", rich_help_panel=_TASKS)
+    ] = 25.0,
+    blur_noise: Annotated[
+        float, typer.Option(help="Of restoration: deviation of the noise in blurs, 0 to 255.", rich_help_panel=_TASKS)
+    ] = 2.55,
+    epsilon: Annotated[
+        str, typer.Option(help="Of editing: an epsilon model for DDIM inversion, or none.", rich_help_panel=_TASKS)
+    ] = "garments",
+    dino: Annotated[
+        str | None,
+        typer.Option(
+            help="Of editing: folder of a vision transformer for the structure distance.", rich_help_panel=_TASKS
+        ),
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="Of editing: a CLIP model for similarities.", rich_help_panel=_TASKS)
+    ] = None,
+    tuning: Annotated[
+        bool,
+        typer.Option("--tuning", help="Of editing: the edits to choose settings by.", rich_help_panel=_TASKS),
+    ] = False,
     count: Annotated[
         int,
         typer.Option(
@@ -128,7 +173,9 @@ def benchmark(
     named (ddim and exponential-adams, unless given).
 
     With --task text or tokens: samplers of discrete diffusion, by a language model that was trained apart, or by the
-    judge of pictures; the defaults of the options are then that task's own.
+    judge of pictures. With --task editing: ways of inverting and editing pictures, by the judge and by what stays of
+    the picture. With --task restoration: ways to restore degraded pictures, those without a network beside them. The
+    defaults of the options are then that task's own.
     """
     given = {name for name in context.params if _is_given(context, name)}
     if task != "pictures":
@@ -137,7 +184,7 @@ def benchmark(
         named = {name: value for name, value in context.params.items() if name in given - _NO_OPTIONS}
         return _run_task(task, named, json, as_json)
     if useless := [f"--{name.replace('_', '-')}" for name in context.params if name in given & _TASKS_ALONE]:
-        raise ValueError(f"{', '.join(useless)} cannot be had with pictures; say --task text or --task tokens")
+        raise ValueError(f"{', '.join(useless)} cannot be had with pictures; say which --task it is of")
     if cache is None:
         if "steps" in given:
             raise ValueError("--steps is of the full run that --cache compares with; samplers take --nfe 5,8,10")
@@ -226,7 +273,11 @@ def _run_task(task: str, given: dict[str, Any], json: str | None, as_json: bool)
 #: Parameters of the command that are no options of a task.
 _NO_OPTIONS = {"task", "json", "as_json"}
 #: Options of other tasks than pictures.
-_TASKS_ALONE = {"seeds", "judge", "reference", "length", "temperature", "top_p"}
+_TASKS_ALONE = {
+    *("seeds", "judge", "reference", "length", "temperature", "top_p"),
+    *("data", "epsilon", "dino", "clip", "tuning"),
+    *("degradations", "side", "noise", "blur_noise"),
+}
 #: Options that say nothing about caches.
 _SAMPLERS_ALONE = {
     "nfe",

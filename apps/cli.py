@@ -13,12 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
+from .app_command import app as web_app
 from .benchmark_command import benchmark
 from .edit_command import edit
 from .evaluate_command import evaluate
 from .generate_command import generate
 from .methods_command import methods
 from .report_command import report
+from .restore_command import restore
 from .terminal import notes, output, say_error, say_warning
 from .text_command import text
 from .tune_command import tune
@@ -66,11 +68,17 @@ app.command(
     "[bold]fewstep methods NAME[/] lists the fields of one.",
 )(text)
 app.command("edit")(edit)
+app.command(
+    "restore",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Every field of the chosen method is an option as well: --method diffpir --zeta 0.3.",
+)(restore)
 app.command("methods")(methods)
 app.command("evaluate")(evaluate)
 app.command("benchmark")(benchmark)
 app.command("report")(report)
 app.command("tune")(tune)
+app.command("app")(web_app)
 
 
 _said: set[str] = set()
@@ -93,6 +101,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
         try:
             code = app(words, prog_name="fewstep", standalone_mode=False)
+            if code == 130:  # typer's word for Ctrl-C
+                notes.print("Interrupted.")
             return code if isinstance(code, int) else 0
         except (KeyboardInterrupt, typer.Abort):
             notes.print("Interrupted.")

@@ -20,6 +20,9 @@ from fewstep.samplers import methods
 
 from .cache_output import caches_table
 from .comparison import Winner, winners
+from .editing_output import editing_plots, editing_table
+from .restoration_output import restoration_plots, restoration_table
+from .stsl_ablation import stsl_table
 from .text_output import text_plots, text_table
 from .token_output import token_plots, token_table
 
@@ -171,6 +174,14 @@ DRAWN: dict[str, tuple[str, Callable[[dict[str, Any], Path, str], list[Path]]]] 
         "FID and accuracy of token pictures against network calls, one line a sampler",
         lambda report, folder, stem: token_plots(report["rows"], folder, stem),
     ),
+    "editing-garments": (
+        "Edits that reach the target and keep the rest, and what stays of the picture, against network calls",
+        lambda report, folder, stem: editing_plots(report["rows"], folder, stem),
+    ),
+    "restoration-photo": (
+        "Luma PSNR of restored photographs against network evaluations, one panel a degradation",
+        lambda report, folder, stem: restoration_plots(report["rows"], folder, stem),
+    ),
 }
 
 #: result file, what it says, how its table is made
@@ -244,6 +255,29 @@ PARTS: dict[str, Section] = {
         "FID of the judge's features for {seeds} times {samples} pictures of `garments-tokens`; in brackets the share "
         "in which the judge finds the garment and the colour asked for:",
         token_table,
+    ),
+    "editing": (
+        "editing-garments",
+        "Edits of {samples} test pictures of Fashion-MNIST, painted, by `garments-flow` (`ddim`: by `garments`). The "
+        "share in which the target is reached and the rest kept; in brackets the share of either. Last column: "
+        "structure distance in 1e-3; PSNR and SSIM outside of the edited region; PSNR of the reconstruction by the "
+        "same inversion:",
+        editing_table,
+    ),
+    "restoration": (
+        "restoration-photo",
+        "Luma PSNR in dB of {samples} Kodak photographs that `photo-prior` was not trained on (squares from their "
+        "centres), and SSIM in brackets; bold is the best of a column. Evaluations of the network for one picture, "
+        "forward and backward ones alike; rows at the end call no network:",
+        restoration_table,
+    ),
+    "stsl": (
+        "stsl-garments",
+        "STSL with its second-order term (η = 0.02) and without (η = 0) on `garments`: {samples} pictures that the "
+        "model drew, measured without noise and restored without a prompt, same starts and noise. PSNR of the decoded "
+        "picture, root mean square residual in the scale of [-1, 1], paired differences with their standard errors, "
+        "and evaluations of the network for one picture (the published runs have 50 noise levels):",
+        stsl_table,
     ),
     "roots": (
         "sqrtm",

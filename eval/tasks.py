@@ -23,6 +23,8 @@ from .task_options import TaskOptions, parse, read
 TASKS: dict[str, tuple[str, str, str]] = {
     "text": ("text_run", "TextOptions", "TextTask"),
     "tokens": ("token_run", "TokenOptions", "TokenTask"),
+    "restoration": ("restoration_run", "RestorationOptions", "RestorationTask"),
+    "editing": ("editing_run", "EditingOptions", "EditingTask"),
 }
 
 

@@ -29,7 +29,10 @@ QUICKER = {
     "--references references",
     "caches": "--steps 9 --count 2 --samplers ddim --guidance 1",
     "text": "--steps 4",
+    "restore": "--steps 2 --samples 2",
     "benchmark text": "--nfe 4 --count 2 --seeds 1 --length 24 --samplers token-adams-bashforth,tweedie",
+    "benchmark editing": "--nfe 8 --count 3 --samplers *unguided --data drawn",
+    "benchmark restoration": "--nfe 2 --count 1 --seeds 1 --side 32 --samplers default,classical --data drawn",
     "benchmark tokens": "--nfe 4 --count 4 --seeds 1 --guidance 1 --samplers token-adams-bashforth,tweedie",
 }
 #: What a command says on standard output.
@@ -38,8 +41,10 @@ SAID = {
     "generate": r"network calls",
     "methods": "ghvb",
     "edit": r"Edit: \d+ network calls",
+    "restore": r"Data residual: [\d.]+ of 255|4 restored, 0 kept, 0 failed",
     "tune": r"Wrote garments\.json",
-    "benchmark": r"against diffusers DEIS|fewer-steps|token-adams-bashforth \S+ against tweedie",
+    "benchmark": r"against diffusers DEIS|fewer-steps|token-adams-bashforth \S+ against tweedie|reaches more and keeps"
+    r"|evaluations: default",
     "evaluate": r"FID +[\d.]+|PSNR +[\d.]+",
 }
 INSTALLS = [line for line in SHELL if line.startswith("python3 -m venv")]
@@ -67,10 +72,13 @@ def test_python_examples_run(code, tmp_path):
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("commands")
     draw = np.random.default_rng(0)
-    for name in ("pictures", "restored", "originals"):  # what the reader brings
+    for name in ("pictures", "restored", "originals", "scans"):  # what the reader brings
         (made / name).mkdir()
         for i in range(4):
             Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(made / name / f"{i}.png")
+    for name in ("old", "scratched"):
+        Image.fromarray(draw.integers(0, 256, (16, 24, 3), dtype=np.uint8)).save(made / f"{name}.png")
+    Image.fromarray(np.eye(16, 24, dtype=np.uint8) * 255).save(made / "scratches.png")
     blanks = "[MASK]" * 8
     (made / "blanks.txt").write_text(f"To be, or not to [MASK][MASK], that is the {blanks}:\n")
     return made
@@ -78,7 +86,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_run_one_after_the_other(command, folder):
-    task = re.search(r" --task (\S+)", command)
+    task = re.search(r"^fewstep benchmark .*--task (\S+)", command)
     kind = f"benchmark {task.group(1)}" if task else "caches" if " --cache none" in command else command.split()[1]
     words = f"{command} {QUICKER.get(kind, '')}"
     done = _run(words.replace("fewstep", f"{sys.executable} -m fewstep.apps.cli", 1), folder)
@@ -118,8 +126,8 @@ def test_the_first_command_draws_with_the_options_it_names(tmp_path):
 def test_there_are_two_install_commands_and_ci_does_the_second():
     assert len(INSTALLS) == 2
     ci = (ROOT / ".ci" / "run").read_text()
-    assert '-c constraints.txt -e ".[eval,dev]"' in INSTALLS[1]
-    assert '-c constraints.txt -e ".[eval,dev]"' in ci
+    assert '-c constraints.txt -e ".[app,eval,dev]"' in INSTALLS[1]
+    assert '-c constraints.txt -e ".[app,eval,dev]"' in ci
     assert INSTALLS[1].endswith("pytest")
 
 

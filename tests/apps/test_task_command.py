@@ -32,6 +32,10 @@ def test_text_samplers_are_compared_by_the_same_command(fewstep, tmp_path):
         ([*QUICK, "--samplers", "twedie"], "did you mean 'tweedie'"),
         (["--length", "8"], "--length cannot be had with pictures"),
         (["--task", "tokens", "--model", "nowhere", "--judge", "garments"], "no model 'nowhere'"),
+        (["--task", "editing", "--samplers", "eulr"], "did you mean 'euler'"),
+        (["--task", "editing", "--epsilon", "none", "--data", "nowhere.npz"], "no Fashion-MNIST at nowhere.npz"),
+        (["--task", "editing", "--guidance", "3"], "--guidance cannot be had with --task editing"),
+        (["--clip", "folder"], "--clip cannot be had with pictures"),
     ],
 )
 def test_what_does_not_go_together_is_one_sentence(fewstep, words, sentence):
