@@ -65,7 +65,7 @@ def sheet(restored: Restored) -> Image:
     """Input | result | reference, all of the size of the result; transparency over white."""
     import dataclasses
 
-    from PIL import Image
+    from PIL.Image import Resampling
 
     from fewstep.pipelines.editing.pictures import to_image
 
@@ -75,7 +75,7 @@ def sheet(restored: Restored) -> Image:
     def cell(rgb: np.ndarray) -> Image:
         alpha = measured.alpha if rgb.shape[:2] == measured.size else None
         opaque = rgb if alpha is None else dataclasses.replace(measured.picture, rgb=rgb, alpha=alpha).opaque
-        return to_image(opaque).resize(size, Image.Resampling.NEAREST)
+        return to_image(opaque).resize(size, Resampling.NEAREST)
 
     columns, images = ["input", "result"], [cell(measured.shown()), cell(restored.rgb)]
     if measured.clean is not None:

@@ -245,8 +245,8 @@ def _cell(run: _Runs, name: str, steps: int, grid: str | None, known: tuple[Any,
 
     try:
         made = run.one(name, grid, {}, steps, name.removeprefix("diffusers:"))
-    except (ValueError, FloatingPointError) as error:
-        return Cell(name, steps, None, None, float("inf"), 0, 0.0, str(error)), {}
+    except (ValueError, FloatingPointError) as refused:
+        return Cell(name, steps, None, None, float("inf"), 0, 0.0, str(refused)), {}
     error = float(root_mean_square(run.latents.float() - known[0].float())[0])
     image = made.images[0]
     apart = ImageChops.difference(image, known[1]).point(lambda value: min(255, GAIN * value))

@@ -42,7 +42,7 @@ def compare_tab(bench: Bench) -> None:
     references = References()
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            prompt = gr.Textbox(EXAMPLES[0][0], label="Prompt", lines=2, max_length=MAX_PROMPT)
+            prompt = gr.Textbox(str(EXAMPLES[0][0]), label="Prompt", lines=2, max_length=MAX_PROMPT)
             model = gr.Dropdown(models, value=models[0] if models else None, label="Model")
             names = gr.Dropdown(
                 choices(),

@@ -49,7 +49,7 @@ def draw_tab(bench: Bench) -> dict[str, Any]:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             prompt = gr.Textbox(
-                EXAMPLES[0][0],
+                str(EXAMPLES[0][0]),
                 label="Prompt",
                 info="What the pictures shall show.",
                 lines=2,

@@ -96,7 +96,7 @@ def edit_tab(bench: Bench) -> dict[str, Any]:
                 type="pil",
                 image_mode=None,
                 format="png",
-                sources=("upload", "clipboard"),
+                sources=["upload", "clipboard"],
                 height=260,
                 placeholder=f"Drop a picture here, or click to upload.\n{LIMITS}",
                 elem_classes="fs-pixels",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -106,7 +106,7 @@ class Job:
             _WORK.release()
 
 
-def followed(job: Job, work: Callable[[Job], T]) -> Iterator[Snapshot | T]:
+def followed(job: Job, work: Callable[[Job], T]) -> Generator[Snapshot | T, None, None]:
     """Snapshots of a job while it runs in a thread of its own, and its result at the end.
 
     A caller that closes this iterator ends the job: it is told, and waited for, so that its step is over when the next

@@ -52,7 +52,7 @@ def restore_tab(bench: Bench) -> None:
                 type="pil",
                 image_mode=None,
                 format="png",
-                sources=("upload", "clipboard"),
+                sources=["upload", "clipboard"],
                 height=260,
                 placeholder=f"Drop a picture here, or click to upload.\n{LIMITS}",
                 buttons=[],

@@ -69,7 +69,7 @@ def write_tab(bench: Bench) -> None:
         with gr.Column(scale=2, min_width=300):
             mode = gr.Radio([CONTINUE, FILL], value=CONTINUE, label="Mode")
             text = gr.Textbox(
-                EXAMPLES[0][0],
+                str(EXAMPLES[0][0]),
                 label="Beginning",
                 info="How the text begins; may be empty.",
                 lines=3,

@@ -212,8 +212,8 @@ def edit_corrupted(
                     with torch.enable_grad():
                         loss = patch_contrast(features(coder.decode(said.x0)), like)
                     z = z - contrastive_weight / z[0].numel() * said.gradient(loss)
-                said = prior(z, node)
-                z = to.alpha * said.x0 + to.sigma * said.eps
+                final = prior(z, node)
+                z = to.alpha * final.x0 + to.sigma * final.eps
                 bar.update()
                 if callback_on_step_end is not None:
                     z = (callback_on_step_end(pipe, i, node.timestep, {"latents": z}) or {}).get("latents", z)

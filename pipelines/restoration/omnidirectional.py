@@ -166,17 +166,19 @@ class OmnidirectionalWrapper:
             renoise=renoise, time_travel=time_travel, num_inference_steps=num_inference_steps, size=size,
             noise_sigma=noise_sigma, calls=2 if scale else 1,
         )  # fmt: skip
-        generator, planes, plan = check_generators(generator, len(y)), self._planes(job), job.posterior_plan()
+        sources: Any = check_generators(generator, len(y))
+        planes, plan = self._planes(job), job.posterior_plan()
         firsts: Sequence[torch.Tensor | None] = [None] * len(y) if start is None else start.to(y).split(len(planes))
         if len(firsts) != len(y) or (start is not None and len(start) != len(planes) * len(y)):
-            raise ValueError(f"start is of {len(planes)} planes a panorama, {len(planes) * len(y)}, got {len(start)}")
+            got = 0 if start is None else len(start)
+            raise ValueError(f"start is of {len(planes)} planes a panorama, {len(planes) * len(y)}, got {got}")
         began, self.interrupt, forward = time.perf_counter(), False, 0
         made: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         with ready(pipe._modules(), False), pipe.progress_bar(total=len(plan.moves) * len(y)) as bar:
             steps = StepEnd(self, plan, job.layout, bar, callback_on_step_end, callback_on_step_end_tensor_inputs)
             for b in range(len(y)):
                 network, coders = self._network(prompts[b], scale)
-                source = generator[b] if isinstance(generator, list) else generator
+                source = sources[b] if isinstance(sources, list) else sources
                 made.append(self._one(job, y[b : b + 1], planes, network, coders, source, firsts[b], steps))
                 forward = max(forward, network.forward)
                 if self.interrupt:
@@ -186,7 +188,7 @@ class OmnidirectionalWrapper:
         if not return_dict:
             return (images,)
         trace = torch.nn.utils.rnn.pad_sequence([one[2] for one in made], padding_value=math.nan)
-        given = generator if isinstance(generator, list) else [] if generator is None else [generator]
+        given = sources if isinstance(sources, list) else [] if sources is None else [sources]
         return RestorationOutput(
             images=images, residual=torch.cat([one[1] for one in made]), trace=trace, forward=forward, backward=0,
             seconds=time.perf_counter() - began,
@@ -223,12 +225,13 @@ class OmnidirectionalWrapper:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Panorama (1, C, H, W), residual (1,) and trace (M,) of one measurement (1, ...)."""
         layout = job.layout
+        more: Any = {**coders, **self.weights}
         denoiser = network if len(layout.windows) == 1 else WindowedDenoiser(network, layout.windows, layout.batch)
         try:
             found = run_omnidirectional(
                 denoiser, job.process, job.grid, job.operator, y, size=planes.size, side=planes.side, fov=self.fov,
                 sigma_y=job.noise_sigma, method=job.method, batch=self.batch, start=start, generator=generator,
-                callback=steps, **coders, **self.weights,
+                callback=steps, **more,
             )  # fmt: skip
             return found.sample, found.residual, found.trace[:, 0]
         except Interrupted as stopped:

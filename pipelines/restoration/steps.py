@@ -55,7 +55,8 @@ class StepEnd:
     ) -> None:
         self.pipe, self.plan, self.layout, self.bar, self.callback = pipe, plan, layout, bar, callback
         self.names = callback_inputs(callback, names)
-        self.done, self.x0 = 0, None
+        self.done = 0
+        self.x0: torch.Tensor | None = None
         self.residuals: list[torch.Tensor] = []
         self.canvas: torch.Tensor | None = None
         self.finished: torch.Tensor | None = None

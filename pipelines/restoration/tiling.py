@@ -203,7 +203,7 @@ def run_tiled(
 ) -> PosteriorResult:
     """A run in the layout's mode; options as for `run_posterior`."""
     windows = layout.windows
-    common = {"window": windows.window, "stride": windows.stride, "shape": shape}
+    common: dict[str, Any] = {"window": windows.window, "stride": windows.stride, "shape": shape}
     if layout.mode == "msr":
         for name in ("decode", "encode"):
             options.pop(name, None)
