@@ -24,7 +24,7 @@ from .method import Moved, PosteriorMethod
 from .operators.base import Operator
 from .operators.foreign import as_operator
 from .operators.pointwise import Mask
-from .problem import Problem
+from .problem import EIGHT_BIT_SIGMA, Problem
 from .run import Callback, PosteriorResult, run_posterior
 from .sphere import TangentPlanes
 
@@ -79,7 +79,7 @@ def run_omnidirectional(
         operator, y: linear, of the whole panorama, (B, ...).
         size: (H, W) of the panorama.
         side: of a plane in pixels, what the network (or the decoder) makes.
-        sigma_y: noise of y, in the scale of [-1, 1].
+        sigma_y: noise of y, in the scale of [-1, 1]; that of rounding to 8 bits (`EIGHT_BIT_SIGMA`) counts as none.
         method: how the planes walk down the noise levels; DDPM's ancestral steps by default. It sees no data itself.
         fov: field of view of a plane in degrees.
         gamma_latent: how much the planes take from one another, 0 to 1; 0 leaves them independent.
@@ -174,7 +174,8 @@ class _Sphere:
         if weight == 0:
             return sphere
         ratio = min(node.ratio, LARGEST_RATIO)
-        gamma = (ratio / problem.sigma_y) ** 2 if problem.sigma_y > 0 else math.inf
+        noisy = problem.sigma_y > EIGHT_BIT_SIGMA * (1 + 1e-6)  # the rounding of a file is projected away
+        gamma = (ratio / problem.sigma_y) ** 2 if noisy else math.inf
         return sphere + weight * (problem.correct(sphere, gamma, self.rcond) - sphere)
 
     def run(

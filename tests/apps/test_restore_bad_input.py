@@ -179,6 +179,7 @@ def test_an_interrupt_in_the_middle_leaves_everything_as_it_was(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells start jobs with it ignored
     )
     while process.poll() is None and not (tmp_path / "module" / "begun").exists():
         time.sleep(0.1)

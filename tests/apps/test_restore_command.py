@@ -249,13 +249,14 @@ def test_every_tile_covers_the_picture(grey: Fewstep, tile: str) -> None:
     assert settings("b.png")["tile"] == tile
 
 
-def test_a_panorama_of_a_prior_that_knows_nothing_is_what_the_data_say(grey: Fewstep) -> None:
+def test_a_panorama_explains_its_input(grey: Fewstep) -> None:
     words = (save(values(8, 16), "a.png"), "b.png", "--task", "sr2", "--panorama", "--json")
     said = grey(*words)
     assert said.code == 0, said.err
     assert json.loads(said.out)["settings"]["planes"] == 18
-    assert grey("a.png", "flat.png", "--task", "sr2", "--method", "ddnm").code == 0
-    assert np.abs(read("b.png").astype(int) - read("flat.png")).max() <= 1
+    reduced = np.asarray(Image.fromarray(read("b.png")).resize((16, 8), Image.Resampling.BICUBIC), dtype=int)
+    # half a level of rounding before the reduction, whose weights sum to less than 1.5 in size, and one in each pass
+    assert np.abs(reduced - read("a.png")).max() <= 2
 
 
 def test_cmyk_and_a_folder_for_the_result(grey: Fewstep) -> None:

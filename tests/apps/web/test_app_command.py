@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -53,7 +54,9 @@ def test_the_page_is_on_this_machine_alone_unless_asked():
 @pytest.mark.slow
 def test_it_starts_answers_logs_json_and_ends(tmp_path):
     command = [sys.executable, "-m", "fewstep.apps.cli", "app", "--no-browser", "--port", "0", "--listen"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as running:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells start jobs with it ignored
+    with subprocess.Popen(command, preexec_fn=heard, **pipes) as running:
         try:
             address = re.search(r"http://\S+", running.stdout.readline())[0]
             assert json.load(urllib.request.urlopen(address + "healthz"))["status"] == "ok"
