@@ -54,9 +54,9 @@ def test_a_small_run_counts_both_halves_and_says_what_it_did(tmp_path: Path, cap
     (row,) = report["rows"]
     assert report["settings"]["complete"]
     assert report["command"].endswith(str(path))
-    # one level: two inner steps and a last call; twice the calls in inner steps with the term
+    # one level: two inner steps and a last call; with the term inner steps call, and differentiate, twice
     assert (row["forward_first"], row["backward_first"]) == (3, 2)
-    assert (row["forward_second"], row["backward_second"]) == (5, 2)
+    assert (row["forward_second"], row["backward_second"]) == (5, 4)
     assert row["psnr_difference"] == pytest.approx(row["psnr_second"] - row["psnr_first"])
     assert "inpaint" in capsys.readouterr().out
     for wrong in (["--count", "1"], ["--tasks", "sr5"], ["--presets", "papr"]):
