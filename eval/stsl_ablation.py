@@ -198,13 +198,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.count < 2 or options.steps < 1:
         parser.error("at least 2 pictures and 1 step are needed")
 
-    from diffusers.utils.logging import disable_progress_bar
-
     from fewstep.pipelines import load
     from fewstep.pipelines.restoration import StableDiffusionRestorationPipeline
     from fewstep.samplers.posterior import STSL
 
-    disable_progress_bar()
     torch.set_num_threads(1)
     drawn_by = load("garments")
     x = clean_pictures(drawn_by, options.count)

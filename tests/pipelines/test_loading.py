@@ -163,6 +163,7 @@ def test_a_fresh_process_loads_in_silence(tiny_folder: Path) -> None:
 
 def test_quiet_puts_the_loudness_back(tiny_folder: Path) -> None:
     diffusers.utils.logging.set_verbosity_warning()
+    diffusers.utils.logging.enable_progress_bar()
     load(tiny_folder, device="cpu")
     assert diffusers.utils.logging.get_verbosity() == logging.WARNING
     assert diffusers.utils.logging.is_progress_bar_enabled()
