@@ -178,18 +178,19 @@ def tune_pipeline(
     truth = record(prove, process, first, last, trajectory).end
     costs = local_errors(path)
     levels: dict[str, Any] = {}
-    tables, rows, spent = [], [], {}
+    tables, gains, rows, spent = [], [], [], {}
     for n in wanted:
         found = tune(learn, process, path, n, method=method, errors=costs, rounds=rounds, report=report)
         levels[str(n)] = [list(pair) for pair in zip(found.levels, found.timesteps, strict=True)]
-        chosen = method or Tuned((found.table,))
+        chosen = method or Tuned((found.table,), (found.gains,))
         if method is None:
             tables.append(found.table)
+            gains.append(found.gains)
         spent[str(n)] = found.calls
         error = _rmse(prove(chosen, found.levels, found.timesteps), truth)
         rows.append({"sampler": chosen.name, "grid": "tuned", "guidance": guidance, "nfe": n, "rmse": error})
         rows += _rivals(prove, truth, n, guidance, [method] if method is not None else list(map(_rival, RIVALS)))
-    scheduler = learn.scheduler(method or Tuned(tuple(tables)), noise_levels=levels)
+    scheduler = learn.scheduler(method or Tuned(tuple(tables), tuple(gains)), noise_levels=levels)
     config = {**json.loads(scheduler.to_json_string()), "_tuning": _tuning(pipe, guidance, count, path, spent, rows)}
     return Recipe(config, rows)
 

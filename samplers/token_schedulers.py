@@ -299,7 +299,7 @@ class TokenScheduler(SchedulerMixin, ConfigMixin):
             self._state = None
         else:
             self._index = i + 1
-        new, self._state = advance(plan, i, sample, output, self._state, draws, reading, editable)
+        new, self._state = advance(plan, i, sample, output, self._state, draws, reading, editable, shape[1:])
         changed = new != sample
         probs = torch.ones(sample.shape, dtype=torch.float32, device=sample.device)
         drawn = changed & (new != mask) if masked else changed
@@ -418,7 +418,7 @@ class DiscreteAdamsBashforthScheduler(TokenScheduler):
         lag: calls to look back, or ``"auto"``.
         max_lag: longest lag of ``"auto"``.
         tolerance: clamped mass above which ``"auto"`` lengthens the lag.
-        reveals: ``"auto"``, ``"independent"`` or ``"balanced"``.
+        reveals: ``"spread"``, ``"balanced"`` or ``"independent"``.
 
     The other options are those of `TokenScheduler`; the method is `TokenAdamsBashforth`.
     """
@@ -430,7 +430,7 @@ class DiscreteAdamsBashforthScheduler(TokenScheduler):
         lag: int | str = "auto",
         max_lag: int = 4,
         tolerance: float = 0.01,
-        reveals: str = "auto",
+        reveals: str = "spread",
         process: str = "masked",
         noise_schedule: str | None = None,
         schedule_eps: float = 1e-3,

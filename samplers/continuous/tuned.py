@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
 import torch
 
 from ..core.grid import Grid
-from ..core.method import LinearStep, Method, Reference, Spec, State, advance_linear, linear_steps, table
-from ..core.process import Process, slope_coordinate
+from ..core.method import LinearStep, Method, Reference, Spec, State, advance_linear, linear_steps
+from ..core.method import table as fitted_numbers
+from ..core.process import Process, field_of, slope_coordinate
 from ..core.registry import register
 from .adams_bashforth import slope_weights
 
@@ -54,6 +55,18 @@ def _rows(table: Sequence[Sequence[Sequence[float]]]) -> tuple[tuple[Row, ...], 
     return made
 
 
+def _gains(gains: Sequence[Sequence[float]], table: Sequence[Sequence[Row]]) -> tuple[tuple[float, ...], ...]:
+    try:
+        made = tuple(tuple(float(value) for value in run) for run in gains)
+    except (TypeError, ValueError):
+        raise ValueError("gains must be a list of runs, each a list of one number a step") from None
+    if not all(math.isfinite(value) for run in made for value in run):
+        raise ValueError("gains must be finite numbers")
+    if made and [len(run) for run in made] != [len(run) for run in table]:
+        raise ValueError("gains must have one number for every row of the table")
+    return made
+
+
 @register
 @dataclass(frozen=True)
 class Tuned(Method):
@@ -61,30 +74,36 @@ class Tuned(Method):
 
     With x_bar = x / scale and the slope f over tau (sigma / alpha on VP and EDM, sigma on flow),
 
-        x_bar' = x_bar + (tau' - tau) (f_n + u_1 (f_{n-1} - f_n) + u_2 (f_{n-2} - f_n) + ...),
+        x_bar' = x_bar + (tau' - tau) (g f_n + u_1 (f_{n-1} - f_n) + u_2 (f_{n-2} - f_n) + ...),
 
-    where the u are numbers of the step at hand, found by ``fewstep tune`` (see `fewstep.samplers.tuning`): the noise
-    levels by a dynamic programme over a converged trajectory, in the manner of GITS, the weights by least squares. With
-    as many weights as there are earlier calls this is every explicit linear method there is, single-step ones too. A
-    constant slope stays exact whatever the weights are. The fit holds for the model, the guidance and the numbers of
-    calls that it was made for, and the table says nothing about others: on noise levels that are not in the table, or
-    where a run starts in the middle and the history is missing, the weights are those of the second-order
-    Adams-Bashforth formula on the grid at hand, which is also all that an empty table does.
+    where g and the u are numbers of the step at hand, found by ``fewstep tune`` (see `fewstep.samplers.tuning`): the
+    noise levels by a dynamic programme over a converged trajectory, in the manner of GITS, the weights by least
+    squares. With as many weights as there are earlier calls this is every explicit linear method there is, single-step
+    ones too. Where g = 1, as it is unless told otherwise, a constant slope stays exact whatever the weights are; in a
+    few large steps a g below 1 can pay, since the mean of what a step may lead to is shorter than its slope. The fit
+    holds for the model, the guidance and the numbers of calls that it was made for, and the table says nothing about
+    others: on noise levels that are not in the table, or where a run starts in the middle and the history is missing,
+    the weights are those of the second-order Adams-Bashforth formula on the grid at hand, which is also all that an
+    empty table does.
 
     References: Chen et al. 2024 (arXiv 2405.11326) for the dynamic programme; Shaul et al. 2024 (arXiv 2403.01329) for
     solvers of this form fitted end to end (there by gradients, here by least squares and Gauss-Newton).
     """
 
-    table: tuple[tuple[Row, ...], ...] = table("Noise levels and weights by step, as `fewstep tune` writes them.")
+    table: tuple[tuple[Row, ...], ...] = fitted_numbers(
+        "Noise levels and weights by step, as `fewstep tune` writes them."
+    )
+    gains: tuple[tuple[float, ...], ...] = fitted_numbers("Factor g of the slope by step; empty: 1.")
 
     name: ClassVar[str] = "tuned"
     summary: ClassVar[str] = "fitted to one model by `fewstep tune`: the smallest error there, at no extra calls"
-    formula: ClassVar[str] = "x̄' = x̄ + δ (f_n + Σ u_j (f_{n-j} - f_n)),  u fitted"
+    formula: ClassVar[str] = "x̄' = x̄ + δ (g f_n + Σ u_j (f_{n-j} - f_n)),  g and u fitted"
     references: ClassVar[tuple[Reference, ...]] = (CHEN_2024, SHAUL_2024)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "table", _rows(self.table))
+        object.__setattr__(self, "gains", _gains(self.gains, self.table))
 
     @property
     def order(self) -> int:
@@ -95,29 +114,38 @@ class Tuned(Method):
     def spec(self) -> Spec:
         return Spec(2, 2, "any", history=self.order - 1, operations=self.order + 2)
 
-    def weights(self, process: Process, grid: Grid) -> list[list[float]]:
-        """u_1, u_2, ... of every step of a run on `grid`: fitted where the table has them, else Adams-Bashforth 2."""
+    def weights(self, process: Process, grid: Grid) -> tuple[list[float], list[list[float]]]:
+        """g, and u_1, u_2, ..., of every step of a run on `grid`: fitted where the table has them, else those of
+        Adams-Bashforth 2."""
         taus = [slope_coordinate(process, node)[1] for node in grid.nodes[:-1]]
         fitted: tuple[Row, ...] = ()
-        for run in self.table:
+        gains = [1.0] * grid.calls
+        for k, run in enumerate(self.table):
             tail = run[len(run) - len(taus) :] if len(run) >= len(taus) else ()
             if tail and all(math.isclose(row[0], tau, rel_tol=1e-4) for row, tau in zip(tail, taus, strict=True)):
                 fitted = tail
+                gains = list(self.gains[k][len(run) - len(taus) :]) if self.gains else [1.0] * grid.calls
         found = []
         for n in range(grid.calls):
             row = list(fitted[n][1:]) if fitted else []
             if not row or len(row) > n:
                 row = slope_weights(process, grid, n, 2, "variable")[0][1:]
             found.append(row)
-        return found
+        return gains, found
 
     def plan_steps(self, process: Process, grid: Grid) -> tuple[LinearStep, ...]:
-        shares = self.weights(process, grid)
+        gains, shares = self.weights(process, grid)
 
-        def weights(n: int) -> list[float]:
-            return [slope_weights(process, grid, n, 1, "fixed")[1] * u for u in shares[n]]
+        def reach(n: int) -> float:
+            return slope_weights(process, grid, n, 1, "fixed")[1]
 
-        return linear_steps(process, grid, "slope", self.spec.history, weights)
+        steps = linear_steps(
+            process, grid, "slope", self.spec.history, lambda n: [reach(n) * share for share in shares[n]]
+        )
+        return tuple(
+            step if g == 1 else replace(step, base=step.base + (g - 1) * reach(n) * field_of(process, "slope", node))
+            for n, (step, g, node) in enumerate(zip(steps, gains, grid.nodes, strict=False))
+        )
 
     def advance(
         self, step: LinearStep, x: torch.Tensor, prediction: torch.Tensor, state: State

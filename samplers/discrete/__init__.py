@@ -13,6 +13,7 @@ from .first_hitting import FirstHitting
 from .grid import TokenGrid
 from .maskgit import ConfidenceDecoding
 from .method import TokenMethod, TokenPlan
+from .order import spread_order
 from .run import SkippingDenoiser, TokenResult, run_tokens
 from .schedules import CosineMask, Geometric, LinearMask, LogLinear, NoiseSchedule, noise_schedule
 from .stepping import Reading, TokenState, advance
@@ -81,5 +82,6 @@ __all__ = [
     "advance",
     "noise_schedule",
     "run_tokens",
+    "spread_order",
     "token_method",
 ]

@@ -17,7 +17,7 @@ import torch
 from ..core.method import Reference, option
 from .ctmc import MaskedProcess, TokenProcess, UniformProcess
 from .kernels import Jump
-from .method import REN_2025, Call, Rows, TokenMethod, interval_chance, length
+from .method import BESNIER_2025, REN_2025, Call, Rows, TokenMethod, interval_chance, length
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,11 @@ class TokenAdamsBashforth(TokenMethod):
     mild. ``lag="auto"`` starts at 1 and lengthens it, for one sequence at a time, whenever the last call lost more
     than `tolerance` of its mass to the clamp: that costs no call, and does not look at the tokens about to be drawn.
 
-    ``reveals="auto"`` reveals balanced numbers of tokens, over-weighted by their counts, in sequences with at most two
-    masks a call, and independent ones in others. With as many calls as masks it is one token a call: exact.
+    ``reveals="spread"`` reveals balanced numbers of tokens at places far apart from each other (`spread_order`, with a
+    shift of its own for every sequence), so that the dependence that a call misses is that between distant tokens. Both
+    sides of the account are then weighted by 1 / distance^2 (`closeness`) for each pair. ``"balanced"`` takes the
+    places at random and counts pairs, ``"independent"`` has random numbers of tokens as well. With as many calls as
+    masks the first two reveal one token a call: exact.
 
     On uniform noise one token is exact at any number of steps, as with `Tweedie`, and the lag of ``"auto"`` stays 1.
 
@@ -51,13 +54,15 @@ class TokenAdamsBashforth(TokenMethod):
     max_lag: int = option(4, "Longest lag that 'auto' may take.", low=1, high=16)
     tolerance: float = option(0.01, "Clamped mass a token above which 'auto' lengthens the lag.", low=0, high=1)
     reveals: str = option(
-        "auto", "Tokens revealed independently, or in balanced numbers.", choices=("auto", "independent", "balanced")
+        "spread",
+        "Places revealed together: far apart, balanced in number, or independent.",
+        choices=("spread", "balanced", "independent"),
     )
 
     name: ClassVar[str] = "token-adams-bashforth"
     summary: ClassVar[str] = "one call a step, second order, steady under strong dependence"
     formula: ClassVar[str] = "q ∝ (p_n + b (p_n - p_{n-w}))_+"
-    references: ClassVar[tuple[Reference, ...]] = (REN_2025,)
+    references: ClassVar[tuple[Reference, ...]] = (REN_2025, BESNIER_2025)
 
     def __post_init__(self) -> None:
         super().__post_init__()

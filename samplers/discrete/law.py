@@ -15,6 +15,7 @@ import torch
 from .ctmc import MaskedProcess, TokenProcess
 from .kernels import Jump
 from .method import Call, Rows, TokenPlan
+from .order import spread_order
 from .stepping import _chance
 from .tweedie import conditional
 
@@ -33,16 +34,27 @@ def sequences(process: TokenProcess, length: int, values: int) -> torch.Tensor:
     return torch.tensor(list(itertools.product(range(count), repeat=length)))
 
 
-def law_of_run(plan: TokenPlan, denoiser: LawDenoiser, length: int, values: int) -> torch.Tensor:
+def law_of_run(
+    plan: TokenPlan, denoiser: LawDenoiser, length: int, values: int, order: torch.Tensor | None = None
+) -> torch.Tensor:
     """Law of the sequences at the end of a run that starts from noise, (V,) * L.
 
     Methods with a lag that depends on the draw are not covered; give a fixed lag. Numbers of tokens may be balanced for
     methods without memory.
+
+    Args:
+        plan: of the run.
+        denoiser: the network.
+        length, values: L and V.
+        order: when each place is revealed, (L,), for methods that spread their reveals; the law is that given the order
+            (`law_of_spread_run` takes the mean over its shifts).
     """
     method, process = plan.method, plan.process
     masked = isinstance(process, MaskedProcess)
     if getattr(method, "lag", 1) == "auto" or (method.reveal != "independent" and method.memory):
         raise ValueError("the exact law needs a fixed lag and, for methods with memory, tokens revealed independently")
+    if (method.reveal == "spread") != (order is not None):
+        raise ValueError("the law of a method that spreads its reveals is taken given their order, and no other's is")
     states = sequences(process, length, values)
     count = len(states)
     if masked:
@@ -62,8 +74,8 @@ def law_of_run(plan: TokenPlan, denoiser: LawDenoiser, length: int, values: int)
             to = weight[part][:, None].expand(n, count).clone()
             for k in range(length):
                 to = to * at[:, k][:, states[:, k]]
-            if masked and method.reveal == "balanced" and call.kind == "single":
-                to = to * _balanced_weight(states, base, values, _chance(method, process, call) or 0.0)
+            if masked and method.reveal != "independent" and call.kind == "single":
+                to = to * _balanced_weight(states, base, values, _chance(method, process, call) or 0.0, order)
             row, new = (to > 0).nonzero(as_tuple=True)
             found.append((torch.cat([new[:, None], paths[part][row]], 1), to[row, new]))
         paths, weight = torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
@@ -113,7 +125,7 @@ def _transitions(
     else:
         jump = method.jump(process, call, now, None)
     chance = _chance(method, process, call)
-    balanced = masked and method.reveal == "balanced" and call.kind == "single"
+    balanced = masked and method.reveal != "independent" and call.kind == "single"
     if chance is not None:
         jump = Jump(torch.full_like(jump.move, 1.0 if balanced else chance), jump.to)
     moved = jump.probabilities()
@@ -125,8 +137,22 @@ def _transitions(
     return law.reshape(n, length, -1), base
 
 
-def _balanced_weight(states: torch.Tensor, base: torch.Tensor, values: int, chance: float) -> torch.Tensor:
-    """Probability of each set of revealed places, (N, S), by its number."""
+def law_of_spread_run(plan: TokenPlan, denoiser: LawDenoiser, length: int, values: int) -> torch.Tensor:
+    """Law of a run that spreads its reveals, the mean over the shift of `spread_order`: L orders, by their shares."""
+    place = spread_order((length,), torch.zeros(1, dtype=torch.float64))[0]
+    edges = torch.cat([torch.zeros(1, dtype=torch.float64), (1 - place).sort().values, torch.ones(1)])
+    law = torch.zeros((values,) * length, dtype=torch.float64)
+    for low, high in itertools.pairwise(edges.tolist()):
+        if high > low:
+            order = (place + (low + high) / 2) % 1.0
+            law += (high - low) * law_of_run(plan, denoiser, length, values, order)
+    return law
+
+
+def _balanced_weight(
+    states: torch.Tensor, base: torch.Tensor, values: int, chance: float, order: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Probability of each set of revealed places, (N, S), by its number, and by the order if there is one."""
     masks = (base == values).sum(1)[:, None]
     left = (states == values).sum(1)[None]
     revealed = masks - left
@@ -135,6 +161,10 @@ def _balanced_weight(states: torch.Tensor, base: torch.Tensor, values: int, chan
     more = (share - whole).clamp_min(0.0)
     more = torch.where(more < 1e-9, 0.0, more)
     number = torch.where(revealed == whole, 1 - more, torch.where(revealed == whole + 1, more, 0.0))
+    if order is not None:  # the earliest of the masks
+        rank = torch.where(base == values, order, 2.0).argsort(1).argsort(1)
+        early = (rank[:, None] < revealed[..., None]) & (base == values)[:, None]
+        return number * (early == ((base == values)[:, None] & (states != values)[None])).all(-1)
     ways = torch.tensor([[math.comb(n, k) for k in range(len(states[0]) + 1)] for n in range(len(states[0]) + 1)])
     return number / ways[masks, revealed.clamp_min(0)].clamp_min(1)
 

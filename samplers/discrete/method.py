@@ -27,6 +27,14 @@ REN_2025 = Reference(
     "2502.00234",
     "NeurIPS",
 )
+BESNIER_2025 = Reference(
+    "besnier2025halton",
+    "Besnier, V. and Chen, M. and Hurych, D. and Valle, E. and Cord, M.",
+    "Halton Scheduler for Masked Generative Image Transformer",
+    2025,
+    "2503.17076",
+    "ICLR",
+)
 LOU_2024 = Reference(
     "lou2024discrete",
     "Lou, A. and Meng, C. and Ermon, S.",
@@ -112,7 +120,7 @@ class TokenMethod(ABC):
 
     @property
     def reveal(self) -> str:
-        """``"independent"`` tokens, ``"balanced"`` numbers of them, or ``"auto"``: who is revealed at a call."""
+        """Who is revealed at a call: ``"independent"`` tokens, ``"balanced"`` numbers, or ``"spread"`` places."""
         return "independent"
 
     def fills(self, process: TokenProcess) -> bool:

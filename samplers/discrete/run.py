@@ -83,6 +83,7 @@ def run_tokens(
     time_aware: bool = True,
     split: bool = False,
     callback: Callable[[int, Call, torch.Tensor], None] | None = None,
+    shape: Sequence[int] | None = None,
 ) -> TokenResult:
     """Run a plan from noise, or from a sequence with some masks, to data.
 
@@ -97,6 +98,7 @@ def run_tokens(
             it again.
         split: show the network the changed sequences of a batch alone.
         callback: called with the number of the call, the call and the tokens after it.
+        shape: how the tokens of a sequence stand to each other, such as (H, W); by default (L,).
     """
     network, draws = SkippingDenoiser(denoiser, time_aware, split), Draws(generator)
     state: TokenState | None = None
@@ -111,7 +113,7 @@ def run_tokens(
                 network.skipped += len(plan.calls) - i
                 break
         output = network(tokens, call.time, needed)
-        tokens, state = advance(plan, i, tokens, output, state, draws, reading, editable)
+        tokens, state = advance(plan, i, tokens, output, state, draws, reading, editable, shape)
         if callback is not None:
             callback(i, call, tokens)
     return TokenResult(tokens, network.calls, network.skipped, network.sequences)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,7 @@ from .ctmc import MaskedProcess, Shaping, TokenProcess
 from .draws import Draws
 from .kernels import Jump, categorical
 from .method import Call, Rows, TokenMethod, TokenPlan
+from .order import closeness, spread_order
 from .tweedie import conditional
 
 #: Float64 numbers that one block of rows may hold; rows are handled in blocks of so many.
@@ -68,15 +70,17 @@ class TokenState:
         past: outputs kept, newest first.
         sample: the sample before the predictor, of methods that start from it again, (B, L).
         lag: lag of each sequence, (B,), of multistep methods.
-        counts: tokens revealed at the calls kept, newest first, each (B,).
+        revealed: places revealed at the calls kept, newest first, each (B, L) bool.
         balanced: sequences whose tokens are revealed in balanced numbers, (B,).
+        order: when each place is revealed, (B, L), of methods that spread their reveals (`spread_order`).
     """
 
     past: tuple[Kept, ...] = ()
     sample: torch.Tensor | None = None
     lag: torch.Tensor | None = None
-    counts: tuple[torch.Tensor, ...] = ()
+    revealed: tuple[torch.Tensor, ...] = ()
     balanced: torch.Tensor | None = None
+    order: torch.Tensor | None = None
 
 
 def check_shapes(process: TokenProcess, sample: torch.Tensor, output: torch.Tensor) -> None:
@@ -103,6 +107,7 @@ def advance(
     draws: Draws | None = None,
     reading: Reading | None = None,
     editable: torch.Tensor | None = None,
+    shape: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, TokenState]:
     """Take what call `i` said about `sample` and go on to where call `i + 1`, or the end, is.
 
@@ -116,6 +121,7 @@ def advance(
         reading: what the output means, and its shaping.
         editable: positions that may change, (B, L) or (L,); given tokens of uniform noise are told by this alone.
             Masked processes change masks only in any case.
+        shape: how the L tokens of a sequence stand to each other, such as (H, W) for a picture; by default (L,).
 
     Returns:
         The next tokens and the state to pass on.
@@ -125,7 +131,7 @@ def advance(
     check_shapes(process, sample, output)
     if sample.device.type == "mps":  # no float64 there
         given = None if editable is None else editable.cpu()
-        new, after = advance(plan, i, sample.cpu(), output.cpu(), state, draws, reading, given)
+        new, after = advance(plan, i, sample.cpu(), output.cpu(), state, draws, reading, given, shape)
         return new.to(sample.device), after
     if call.kind == "corrector" and not state.past:
         call = Call("conditional", call.time, call.end, call.time, call.end, call.left)
@@ -139,14 +145,17 @@ def advance(
     place, value = numbers[:, :length], numbers[:, length : 2 * length].reshape(-1)
 
     chance = _chance(method, process, call)
-    chosen, counts, balanced = None, None, state.balanced
+    chosen, balanced, order = None, state.balanced, state.order
     if chance is not None:
         if balanced is None:
-            balanced = _balanced(method, may.sum(1), call.left)
-        chosen = _chosen(may, chance, place, numbers[:, -1], balanced)
-        counts = chosen.sum(1)
+            balanced = torch.full((batch,), method.reveal != "independent", device=sample.device)
+            if method.reveal == "spread":
+                if shape is not None and math.prod(shape) != length:
+                    raise ValueError(f"{length} tokens do not have the shape {tuple(shape)}")
+                order = spread_order(shape or (length,), place[:, 0])
+        chosen = _chosen(may, chance, place if order is None else order, numbers[:, -1], balanced)
         rows = chosen.reshape(-1).nonzero()[:, 0]
-    lag, beta = _lag(method, call, state, counts, balanced, batch, sample.device)
+    lag, beta = _lag(method, call, state, chosen, balanced, order, shape or (length,), batch, sample.device)
 
     flat, logits = sample.reshape(-1), output.reshape(batch * length, -1)
     new = base.reshape(-1).clone()
@@ -168,12 +177,12 @@ def advance(
     new = new.reshape(batch, length)
     kept = _keep(method, process, call, state, sample, logits, new, may)
     if not kept:
-        return new, TokenState(balanced=balanced)
-    if lag is not None and beta is not None and counts is not None and getattr(method, "lag", 0) == "auto":
+        return new, TokenState(balanced=balanced, order=order)
+    if lag is not None and beta is not None and chosen is not None and getattr(method, "lag", 0) == "auto":
         tolerance = getattr(method, "tolerance", 0.0)
-        lag = (lag + (lost / counts.clamp_min(1) > tolerance)).clamp_max(method.memory)
-    history = () if counts is None else (counts, *state.counts)[: method.memory]
-    return new, TokenState(kept, sample if method.restarts else None, lag, history, balanced)
+        lag = (lag + (lost / chosen.sum(1).clamp_min(1) > tolerance)).clamp_max(method.memory)
+    history = () if chosen is None else (chosen, *state.revealed)[: method.memory]
+    return new, TokenState(kept, sample if method.restarts else None, lag, history, balanced, order)
 
 
 def _chance(method: TokenMethod, process: TokenProcess, call: Call) -> float | None:
@@ -185,12 +194,6 @@ def _chance(method: TokenMethod, process: TokenProcess, call: Call) -> float | N
         m = process.ratio(call.time)
         return 1.0 if m <= 0 else (m - process.ratio(call.end)) / m
     return method.chance(process, call)
-
-
-def _balanced(method: TokenMethod, masks: torch.Tensor, calls: int) -> torch.Tensor:
-    if method.reveal == "auto":
-        return masks <= 2 * calls
-    return torch.full_like(masks, method.reveal == "balanced", dtype=torch.bool)
 
 
 def _chosen(
@@ -210,8 +213,10 @@ def _lag(
     method: TokenMethod,
     call: Call,
     state: TokenState,
-    counts: torch.Tensor | None,
+    chosen: torch.Tensor | None,
     balanced: torch.Tensor | None,
+    order: torch.Tensor | None,
+    shape: Sequence[int],
     batch: int,
     device: torch.device,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -226,11 +231,19 @@ def _lag(
         return lag, None
     used = lag.clamp_max(reach)
     beta = torch.tensor(call.extra, dtype=torch.float64, device=device)[used - 1]
-    if counts is not None and balanced is not None and balanced.any() and state.counts:
-        pairs = [(n * (n - 1)).to(torch.float64) / 2 for n in (counts, state.counts[0])]
-        owed = (1.0 if call.left == 1 else 0.5) * pairs[0] + (1.0 if len(state.counts) == 1 else 0.5) * pairs[1]
-        reached = torch.stack(state.counts[:reach]).cumsum(0).gather(0, used[None] - 1)[0]
-        beta = torch.where(balanced, owed / (counts * reached).clamp_min(1), beta)
+    if chosen is not None and balanced is not None and balanced.any() and state.revealed:
+
+        def pairs(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            if order is not None:
+                return closeness(one, other, shape)
+            return (one.sum(1) * (other.sum(1) - (one & other).sum(1).clamp_max(1))).to(torch.float64)
+
+        before = state.revealed[0]
+        owed = (1.0 if call.left == 1 else 0.5) * pairs(chosen, chosen) / 2
+        owed += (1.0 if len(state.revealed) == 1 else 0.5) * pairs(before, before) / 2
+        reached = torch.stack([pairs(chosen, one) for one in state.revealed[:reach]]).cumsum(0)
+        reached = reached.gather(0, used[None] - 1)[0]
+        beta = torch.where(balanced, owed / torch.where(reached > 0, reached, 1.0), beta)
     return lag, beta
 
 

@@ -32,13 +32,16 @@ class Tweedie(TokenMethod):
     with the log-linear schedule it is Euler's method, on any grid.
 
     ``reveals="balanced"`` (this package's own) reveals the expected number of tokens, rounded at random, at places
-    chosen at random. With as many calls as tokens that is one token a call, and the law of the model exactly.
+    chosen at random, ``"spread"`` at places far apart (`spread_order`). With as many calls as tokens either is one
+    token a call, and the law of the model exactly.
 
     References: Lou, Meng, Ermon 2024 (arXiv 2310.16834); Ou et al. 2024 (arXiv 2406.03736).
     """
 
     reveals: str = option(
-        "independent", "Tokens revealed independently, or their expected number.", choices=("independent", "balanced")
+        "independent",
+        "Places revealed together: independent, balanced in number, or far apart as well.",
+        choices=("independent", "balanced", "spread"),
     )
 
     name: ClassVar[str] = "tweedie"

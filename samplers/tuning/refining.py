@@ -18,12 +18,16 @@ from .trajectory import Runner, Trajectory, at_least_float32, grid_of
 
 @dataclass(frozen=True)
 class Candidate:
-    """Noise levels, rows of `Tuned`, and the root mean square distance that they leave on the tuning samples."""
+    """Noise levels, rows and gains of `Tuned`, and the root mean square distance that they leave on the tuning samples.
+
+    `offsets` say what the network is told (`timesteps_of`); no gains are 1 everywhere.
+    """
 
     levels: tuple[float, ...]
     offsets: tuple[float, ...]
     table: tuple[Row, ...]
     error: float
+    gains: tuple[float, ...] = ()
 
 
 def bend(levels: Sequence[float], amounts: Sequence[float]) -> tuple[float, ...]:
@@ -76,8 +80,8 @@ def refine(
         start: where to begin.
         rounds: Gauss-Newton rounds at most.
         modes: sine waves by which the levels may bend, at most one less than there are levels.
-        free_weights: move the weights too, and what the network is told; else `FittedRun` finds the weights for each
-            bend, which is what can be paid for above 10 calls or so.
+        free_weights: move the weights too, the gains, and what the network is told; else `FittedRun` finds the weights
+            for each bend, which is what can be paid for above 10 calls or so.
         method: bend the levels for this method and leave all else alone.
         report: told one line a round.
     """
@@ -96,19 +100,23 @@ def refine(
             offsets = tuple(o + d for o, d in zip(offsets, numbers[bends : bends + calls].tolist(), strict=True))
         told = timesteps_of(process, levels, offsets)
         if free_weights:
-            moved, table, at = numbers[bends + calls :].tolist(), [], 0
+            gains = tuple(
+                g + d
+                for g, d in zip(base.gains or (1.0,) * calls, numbers[bends + calls :][:calls].tolist(), strict=True)
+            )
+            moved, table, at = numbers[bends + 2 * calls :].tolist(), [], 0
             for row, count, tau in zip(base.table, shapes, taus_of(process, levels), strict=True):
                 table.append((tau, *(w + moved[at + j] for j, w in enumerate(row[1:]))))
                 at += count
-            end = runner(Tuned((tuple(table),)), levels, told)
+            end = runner(Tuned((tuple(table),), (gains,)), levels, told)
         else:
             fitted = FittedRun(trajectory)
-            end, table = runner(fitted, levels, told), fitted.table
+            end, table, gains = runner(fitted, levels, told), fitted.table, ()
         off = distance(end, trajectory)
-        return Candidate(levels, offsets, tuple(table), float(off.norm())), off
+        return Candidate(levels, offsets, tuple(table), float(off.norm()), gains), off
 
     best, damping = start, 1e-2
-    size = bends + (calls + sum(shapes) if free_weights and method is None else 0)
+    size = bends + (2 * calls + sum(shapes) if free_weights and method is None else 0)
     steps = torch.full((size,), 1e-2, dtype=torch.float64)
     for turn in range(rounds):
         here = run(best, torch.zeros(size, dtype=torch.float64))

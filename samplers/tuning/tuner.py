@@ -32,6 +32,7 @@ class Tuning:
         levels: noise levels in the units of `Process.at_sigma`, the first being that of the trajectory.
         timesteps: what the network is told at each.
         table: rows of `Tuned` for them; empty if a method was given.
+        gains: of `Tuned`, one a step.
         error: root mean square distance to the converged run on the tuning samples.
         start: where the levels came from before they were refined, in words.
         calls: network calls of a whole batch that finding it cost, the trajectory's not counted.
@@ -40,6 +41,7 @@ class Tuning:
     levels: tuple[float, ...]
     timesteps: tuple[float, ...]
     table: tuple[tuple[float, ...], ...]
+    gains: tuple[float, ...]
     error: float
     start: str
     calls: int
@@ -112,4 +114,4 @@ def tune(
             counted, trajectory, process, start, rounds=rounds, free_weights=free, method=method, report=report
         )
     told = timesteps_of(process, best.levels, best.offsets)
-    return Tuning(best.levels, tuple(told), best.table, best.error, name, counted.calls)
+    return Tuning(best.levels, tuple(told), best.table, best.gains or (1.0,) * calls, best.error, name, counted.calls)

@@ -165,7 +165,7 @@ def test_a_tuned_run_beats_every_named_grid_on_other_noise(kind):
     assert found.levels[0] == path.levels[0]
     other = noise(48, 5)
     prove, exact = runner(process, other), other * SCALES
-    ours = rms(prove(Tuned((found.table,)), found.levels, found.timesteps) - exact)
+    ours = rms(prove(Tuned((found.table,), (found.gains,)), found.levels, found.timesteps) - exact)
     rivals = {}
     for spacing in ("linspace", "leading", "trailing", "karras", "exponential", "logsnr"):
         grid = make_grid(process, calls, GridOptions(spacing=spacing))
@@ -184,7 +184,7 @@ def test_refinement_never_makes_it_worse_and_its_error_is_that_of_the_run():
     coarse = tune(go, VP, path, 5, rounds=0)
     fine = tune(go, VP, path, 5, rounds=2)
     assert fine.error <= coarse.error
-    again = rms(go(Tuned((fine.table,)), fine.levels, fine.timesteps) - path.end)
+    again = rms(go(Tuned((fine.table,), (fine.gains,)), fine.levels, fine.timesteps) - path.end)
     assert again == pytest.approx(fine.error, rel=1e-6)
     assert fine.calls > coarse.calls > 0
 
@@ -208,14 +208,36 @@ def test_an_empty_table_is_adams_bashforth_2_and_a_foreign_grid_too():
         assert torch.equal(run(network(VP, SCALES), Tuned(table), VP, grid, z).sample, plain)
 
 
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+def test_a_gain_scales_the_way_that_a_step_goes(process):
+    """In x_bar = x / scale a step by g f is g times as long as one by f; a gain of 1 changes no bit."""
+    levels = (0.9, 0.6, 0.3) if process.slope_mix else (9.0, 3.0, 1.0)
+    grid, z = grid_of(process, levels), noise(3, 10)
+    scale, scale_to = (slope_coordinate(process, node)[0] for node in grid.nodes[:2])
+    rows = tuple((slope_coordinate(process, node)[1],) for node in grid.nodes[:-1])
+    prediction = network(process, SCALES)(z, grid.nodes[0].timestep)
+
+    def first(gain: float) -> torch.Tensor:
+        method = Tuned((rows,), ((gain, 1.0, 1.0),))
+        return method.step(method.plan(process, grid), 0, z, prediction)[0] / scale_to
+
+    way = first(1.0) - z / scale
+    torch.testing.assert_close(first(0.7) - z / scale, 0.7 * way, rtol=1e-5, atol=1e-6)
+    plain = Tuned((rows,))
+    assert torch.equal(first(1.0), plain.step(plain.plan(process, grid), 0, z, prediction)[0] / scale_to)
+
+
 def test_a_run_that_starts_in_the_middle_keeps_the_weights_whose_history_it_has():
     levels = (10.0, 5.0, 2.0, 1.0)
     rows = tuple((s, *w) for s, w in zip(levels, ((), (-0.3,), (-0.4, -0.1), (-0.5, 0.2)), strict=True))
     method = Tuned((rows,))
     process = EDM(prediction="edm") if "prediction" in EDM.__dataclass_fields__ else EDM()
     grid = grid_of(process, levels)
-    assert method.weights(process, grid) == [[], [-0.3], [-0.4, -0.1], [-0.5, 0.2]]
-    tail = method.weights(process, grid.tail(1))
+    assert method.weights(process, grid) == ([1.0] * 4, [[], [-0.3], [-0.4, -0.1], [-0.5, 0.2]])
+    tail = method.weights(process, grid.tail(1))[1]
+    with_gains = Tuned((rows,), ((0.9, 0.8, 0.7, 0.6),))
+    assert with_gains.weights(process, grid.tail(1))[0] == [0.8, 0.7, 0.6]
+    assert with_gains.weights(process, grid_of(process, (9.0, 5.0)))[0] == [1.0, 1.0]
     assert tail[0] == []
     assert tail[1] == pytest.approx([-(2.0 - 1.0) / (2 * (5.0 - 2.0))])  # Adams-Bashforth on unequal steps
     assert tail[2] == [-0.5, 0.2]
@@ -230,6 +252,14 @@ def test_bad_tables_and_bad_requests_are_sentences():
     ):
         with pytest.raises(ValueError, match=words):
             Tuned(table)
+    rows = ((2.0,), (1.0, 0.1))
+    for gains, words in (
+        (((1.0,),), "one number for every row"),
+        (((1.0, math.inf),), "finite"),
+        ("a", "list of runs"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Tuned((rows,), gains)
     go = runner(VP, noise(4, 9))
     with pytest.raises(ValueError, match="at least 8"):
         record(go, VP, 10.0, 0.1, 4)
