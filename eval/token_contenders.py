@@ -66,6 +66,7 @@ def _all() -> tuple[TokenContender, ...]:
         TokenContender("tau-leaping", "tau-leaping", fewest=2),
         TokenContender("euler", "euler", fewest=2),
         TokenContender("tweedie", "tweedie"),
+        TokenContender("tweedie spread", "tweedie", {"reveals": "spread"}, processes=masked),
         TokenContender("first-hitting", "first-hitting", processes=masked),
         TokenContender("maskgit", "maskgit", {"temperature": 4.5}, processes=masked, places=text),
         TokenContender("diffusers AmusedScheduler", f"{DIFFUSERS}AmusedScheduler", {}, "diffusers", masked),

@@ -458,6 +458,7 @@ class DiscreteTauLeapingScheduler(TokenScheduler):
     Args:
         method: ``"tweedie"``, ``"tau"`` or ``"euler"``.
         conflict: ``"any"``, ``"reject"`` or ``"euler"``, for tau-leaping.
+        reveals: ``"independent"``, ``"balanced"`` or ``"spread"``, for Tweedie.
 
     The other options are those of `TokenScheduler`.
     """
@@ -468,6 +469,7 @@ class DiscreteTauLeapingScheduler(TokenScheduler):
         mask_token_id: int | None = None,
         method: str = "tweedie",
         conflict: str = "any",
+        reveals: str = "independent",
         process: str = "masked",
         noise_schedule: str | None = None,
         schedule_eps: float = 1e-3,
@@ -489,7 +491,10 @@ class DiscreteTauLeapingScheduler(TokenScheduler):
         if self.config.method not in known:
             found = nearest(str(self.config.method), known)
             raise ValueError(f"method must be one of {', '.join(known)}, got {self.config.method!r}{found}")
-        fields = {"conflict": self.config.conflict} if self.config.method == "tau" else {}
+        if self.config.method != "tweedie" and self.config.reveals != "independent":
+            raise ValueError(f"reveals {self.config.reveals!r} is for 'tweedie'; {self.config.method!r} has its own")
+        own = {"tau": {"conflict": self.config.conflict}, "tweedie": {"reveals": self.config.reveals}}
+        fields = own.get(self.config.method, {})
         return token_method(self.config.method, **fields)
 
 

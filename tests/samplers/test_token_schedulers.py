@@ -371,3 +371,23 @@ def test_bad_calls_are_answered_with_a_sentence():
     only_mask.set_timesteps(2)
     with pytest.raises(ValueError, match="vocabulary is wrong"):
         only_mask.step(_logits(v=1), 1.0, torch.zeros(2, 6, dtype=torch.long))
+
+
+@pytest.mark.parametrize("made", [DiscreteAdamsBashforthScheduler, DiscreteTauLeapingScheduler])
+def test_neighbours_in_a_picture_are_not_revealed_at_one_call(made):
+    """Tokens (B, H, W) are spread over the plane; of eight neighbours none is closer in order than 0.185."""
+    scheduler = made(mask_token_id=3, reveals="spread", steps_are_model_calls=True)
+    scheduler.set_timesteps(8)
+    sample = torch.full((4, 16, 16), 3)
+    output = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    new = scheduler.step(output, scheduler.timesteps[0], sample, generator=torch.Generator().manual_seed(1)).prev_sample
+    shown = new != 3
+    assert 0 < int(shown.sum()) < 4 * 64
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        both = shown & shown.roll((-down, -right), (1, 2))
+        assert not both[:, :-1, 1:-1].any()
+
+
+def test_only_tweedie_has_reveals_of_its_own_choice():
+    with pytest.raises(ValueError, match="is for 'tweedie'"):
+        DiscreteTauLeapingScheduler(mask_token_id=3, method="euler", reveals="spread")
