@@ -209,7 +209,17 @@ def editing_figure(rows: Sequence[Row]) -> Any:
         Panel("kept", "rest kept"),
         Panel("psnr_outside", "PSNR outside the edit, dB"),
     ]
-    return panels_figure(edits, panels, "solid: the recommended setting, dotted: others; calls of inversion and edit")
+    caption = "solid: the recommended setting, dotted: the best others; calls of inversion and edit"
+    return panels_figure(edits, panels, caption, best_named(edits))
+
+
+def best_named(rows: Sequence[Row], most: int = 3) -> list[str]:
+    """The recommended settings, and the others that are among the best few at some number of calls, by both shares."""
+    named = {row["sampler"] for row in rows if row["origin"] == "own"}
+    for nfe in {row["nfe"] for row in rows}:
+        here = [row for row in rows if row["nfe"] == nfe and row["origin"] != "own" and row.get("both") is not None]
+        named |= {row["sampler"] for row in sorted(here, key=lambda row: -row["both"])[:most]}
+    return [name for name in dict.fromkeys(row["sampler"] for row in rows) if name in named]
 
 
 def editing_plots(rows: Sequence[Row], folder: str | Path, stem: str = "editing") -> list[Path]:

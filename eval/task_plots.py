@@ -48,8 +48,16 @@ def line_of(rows: Sequence[Row], sampler: str, panel: Panel) -> tuple[list[int],
     return [row["nfe"] for row in here], [row[panel.column] for row in here], spreads
 
 
-def panels_figure(rows: Sequence[Row], panels: Sequence[Panel], caption: str) -> Any:
+def panels_figure(
+    rows: Sequence[Row], panels: Sequence[Panel], caption: str, named: Sequence[str] | None = None
+) -> Any:
     """A figure with the panels side by side and one legend; None if there is nothing to draw.
+
+    Args:
+        rows: flat rows with sampler, origin, nfe and the columns.
+        panels: what to draw.
+        caption: above all.
+        named: samplers with a colour and an entry of their own; the others are thin and grey. None: all.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -62,19 +70,27 @@ def panels_figure(rows: Sequence[Row], panels: Sequence[Panel], caption: str) ->
     drawn = [panel for panel in panels if any(line_of(rows, name, panel)[0] for name in family)]
     if not drawn:
         return None
-    style = styles(list(family))
-    height = max(3.8, 0.24 * len(family) + 1.4)
+    own_entry = [name for name in family if named is None or name in named]
+    grey = {"color": "0.75", "marker": "", "zorder": 0}
+    style = dict.fromkeys(family, grey) | styles(own_entry)
+    label = {name: name if name in own_entry else "_" for name in family}
+    others = [name for name in family if name not in own_entry]
+    if others:
+        label[others[-1]] = "others"
+    height = max(3.8, 0.24 * (len(own_entry) + bool(others)) + 1.4)
     figure = Figure(figsize=(3.6 * len(drawn) + 2.6, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(drawn), squeeze=False)[0]
     for axis, panel in zip(axes, drawn, strict=True):
         ticks: set[int] = set()
-        for name, origin in family.items():
+        for name in (*own_entry, *others):
+            origin = family[name]
             calls, values, spreads = line_of(rows, name, panel)
             ticks |= set(calls)
-            mark, own = {"own": "-", "published": ":", "diffusers": "--"}[origin], origin == "own"
+            mark = {"own": "-", "published": ":", "diffusers": "--"}[origin] if name in own_entry else "-"
+            width = 1.8 if origin == "own" else 1.1 if name in own_entry else 0.8
             axis.errorbar(
-                calls, values, spreads, ls=mark, label=name, lw=1.8 if own else 1.1, ms=4, capsize=1.5, **style[name]
+                calls, values, spreads, ls=mark, label=label[name], lw=width, ms=4, capsize=1.5, **style[name]
             )
         if panel.level is not None:
             axis.axhline(panel.level, color="0.5", lw=1.0, zorder=0)

@@ -68,6 +68,7 @@ def run(
     steps: Annotated[int | None, typer.Option(help="Training steps of the stage, instead of the recipe's.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop a training stage after this long.")] = None,
     batch: Annotated[int | None, typer.Option(help="Pictures of a training step, instead of the recipe's.")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile; needs a C++ compiler.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     smoke_test: Annotated[bool, typer.Option("--smoke", help="A few steps of everything, as a test.")] = False,
     calls: Annotated[int, typer.Option(help="measure: network calls of a picture.")] = 20,
@@ -101,7 +102,7 @@ def run(
         if name is Stage.latents and data is not None:
             encode(data, out, work, seed, smoke_test, place)
         elif name in FITS:
-            fit = smoke(FITS[name]) if smoke_test else replace(FITS[name], minutes=minutes)
+            fit = smoke(FITS[name]) if smoke_test else replace(FITS[name], minutes=minutes, compile=compile)
             fit = replace(fit, steps=steps or fit.steps, batch=batch or fit.batch)
             if name is Stage.denoiser:
                 train_denoiser(fit, work, seed, place, watch=None if smoke_test else Watch(out, read_cache(work), seed))

@@ -6,6 +6,8 @@ import math
 
 import pytest
 
+from fewstep.eval.editing_output import best_named
+from fewstep.eval.task_plots import Panel, panels_figure
 from fewstep.eval.task_verdict import DEFAULT, compare, summary
 from fewstep.eval.text_output import text_figure, text_table, verdicts
 from fewstep.eval.token_output import token_figure, token_table
@@ -114,3 +116,19 @@ def test_figures_have_a_panel_a_column_and_a_line_a_sampler():
     assert len(figure.axes[0].containers) == 4
     assert figure.axes[0].containers[1].lines[0].get_xydata().tolist() == [[8.0, 9.0], [64.0, 6.0]]  # tweedie
     assert token_figure([{**r, "guidance": 1.0} for r in ROWS]) is None  # nothing was measured of pictures
+
+
+def test_a_crowded_figure_names_the_best_and_draws_the_others_grey():
+    """Ours, and the best few others at each number of calls; a legend entry for each and one for the rest."""
+    shares = {"fireflow warm": 0.8, "euler": 0.7, "uni-inv": 0.9, "exact": 0.1, "ddim": 0.2, "rf-solver": 0.75}
+    rows = [
+        {"part": "edit", "sampler": name, "origin": "own" if "warm" in name else "published", "nfe": nfe, "both": share}
+        for name, share in shares.items()
+        for nfe in (8, 16)
+    ]
+    assert best_named(rows, most=2) == ["fireflow warm", "uni-inv", "rf-solver"]
+    figure = panels_figure(rows, [Panel("both", "both")], "", best_named(rows, most=2))
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["fireflow warm", "uni-inv", "rf-solver", "others"]
+    colours = [container.lines[0].get_color() for container in figure.axes[0].containers]
+    assert colours.count("0.75") == 3
