@@ -173,7 +173,7 @@ class DrawnEdits(GarmentEdits):
         from fewstep.pipelines.loading import load
 
         super().__init__(seed, tuning)
-        self._pipe: Any = load(model, device=device)
+        self._pipe = cast(Any, load(model, device=device))
         self.most = 1_000_000 if tuning else _TUNING
         self.about = {"pictures": f"drawn by {model}, which does not edit them", "tuning": tuning}
         self.fingerprint = {
