@@ -7,7 +7,7 @@ known exactly. Without that data the pictures are drawn by the model `garments`,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
