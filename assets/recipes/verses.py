@@ -55,11 +55,11 @@ FITS = {
         steps=1156, batch=24, rate=3e-3, hold=0.3, ema=0.99, weight_decay=0.1, matrix_rate=3e-3, bfloat16=True
     ),
     Stage.model: Fit(
-        steps=3911, batch=24, rate=3e-3, hold=0.4, ema=0.998, weight_decay=0.1, matrix_rate=3e-3, bfloat16=True
+        steps=7900, batch=24, rate=3e-3, hold=0.4, ema=0.998, weight_decay=0.1, matrix_rate=3e-3, bfloat16=True
     ),
 }
 SMOKE = {stage: replace(fit, steps=3, batch=4, warmup=1, bfloat16=False) for stage, fit in FITS.items()}
-DROPOUT = 0.1
+DROPOUT = 0.25
 """Share of the masked model's feed-forward channels that a training step leaves out."""
 
 
