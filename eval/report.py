@@ -179,7 +179,7 @@ DRAWN: dict[str, tuple[str, Callable[[dict[str, Any], Path, str], list[Path]]]] 
         lambda report, folder, stem: editing_plots(report["rows"], folder, stem),
     ),
     "restoration-photo": (
-        "Luma PSNR of restored photographs against network evaluations, one panel a degradation",
+        "PSNR of restored photographs against network evaluations, one panel a degradation",
         lambda report, folder, stem: restoration_plots(report["rows"], folder, stem),
     ),
 }
@@ -267,8 +267,10 @@ PARTS: dict[str, Section] = {
     "restoration": (
         "restoration-photo",
         "Luma PSNR in dB of {samples} Kodak photographs that `photo-prior` was not trained on (squares from their "
-        "centres), and SSIM in brackets; bold is the best of a column. Evaluations of the network for one picture, "
-        "forward and backward ones alike; rows at the end call no network:",
+        "centres; colorize: PSNR of the colours, its luma is what was measured), and SSIM in brackets; bold is the "
+        "best of a column. Evaluations of the network for one picture, forward and backward ones alike; rows without "
+        "a network call none, and `ddnm 100` takes 100 of them, out of competition. One seed of noise and of missing "
+        "pixels:",
         restoration_table,
     ),
     "stsl": (

@@ -1,7 +1,8 @@
 """The ways to restore a picture that are compared: posterior methods, the default of every task, classical ones.
 
 A comparison is at equal numbers of network evaluations for one picture: forward and backward ones count alike, and the
-mean of several draws costs all of theirs. A method is given as many noise levels as fit.
+mean of several draws costs all of theirs. A method is given as many noise levels as fit. One yardstick has more of
+them, and is no rival.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Restorer:
         tasks: degradations that it is for.
         space: ``"pixel"``, ``"latent"`` or ``"any"`` model.
         draws: pictures whose mean is the result.
+        calls: evaluations that it takes whatever is asked for: a yardstick, which is no rival. None: as asked for.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Restorer:
     tasks: tuple[str, ...] = DEGRADATIONS
     space: str = "pixel"
     draws: int = 1
+    calls: int | None = None
 
     @property
     def calls_network(self) -> bool:
@@ -63,6 +66,8 @@ def _pixel() -> tuple[Restorer, ...]:
         Restorer("diffpir network", "diffpir", {"zeta": 0.25, **network}, origin="own"),
         Restorer("dpir", "dpir"),
         Restorer("ddnm", "ddnm", tasks=EXACT),
+        Restorer("ddnm fresh", "ddnm", {"renoise": 1.0}, origin="own", tasks=EXACT),
+        Restorer("ddnm 100", "ddnm", tasks=EXACT, calls=100),
         Restorer("ddnm travel", "ddnm", travel, tasks=EXACT),
         Restorer("ddnm-plus", "ddnm-plus", tasks=("gaussian-deblur", "denoise")),
         Restorer("diffpir", "diffpir"),

@@ -1,7 +1,7 @@
 """deepinv's own DPS, DiffPIR and DDRM (BSD-3-Clause) as rivals, where that package is installed.
 
 It takes any denoiser and any physics in the scale of [0, 1]: here the network of the pipeline, and the operator of the
-comparison. Its pictures are made by its code alone. Written for deepinv 0.4 and 0.5, which import torchvision.
+comparison. Its pictures are made by its code alone. Written for deepinv 0.5, which imports torchvision.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ def unit_physics(operator: LinearOperator, size: tuple[int, int, int], sigma: fl
 
 
 def restore_with_deepinv(
-    pipe: Any, name: str, operator: Any, y: Tensor, sigma: float, calls: int, seeds: Sequence[int]
+    pipe: Any, name: str, operators: Sequence[Any], y: Tensor, sigma: float, calls: int, seeds: Sequence[int]
 ) -> Restored:
     """What deepinv's sampler makes of a measurement in [-1, 1], one picture after the other.
 
     Args:
         pipe: pixel restoration pipeline.
         name: ``DPS``, ``DiffPIR`` or ``DDRM``.
-        operator: A, linear.
+        operators: A of every picture, linear.
         y: in the scale of [-1, 1].
         sigma: of its noise, in the same scale.
         calls: evaluations for one picture; DPS spends half of them backwards.
@@ -97,37 +97,38 @@ def restore_with_deepinv(
 
     from .restoration_problem import Restored, misfit
 
-    shape = operator.picture_shape(y)
+    shape = operators[0].picture_shape(y)
     denoiser = UnitDenoiser(pipe.unet, process_of(pipe.scheduler))
-    unit = unit_measurement(operator, y, torch.zeros(1, *shape))
-    begin, pictures, backward = time.perf_counter(), [], 0
-    for k, seed in enumerate(seeds):
+    begin, pictures, off = time.perf_counter(), [], []
+    for k, (seed, operator) in enumerate(zip(seeds, operators, strict=True)):
         torch.manual_seed(seed)
+        measured = y[k : k + 1]
+        unit = unit_measurement(operator, measured, torch.zeros(1, *shape))
         fidelity, noise = deepinv.optim.data_fidelity.L2(), max(sigma / 2, 1e-3)
         if name == "DDRM":
-            physics = _decomposable(operator, shape, noise, k)
-            found = deepinv.sampling.DDRM(denoiser, sigmas=np.linspace(1, 0, calls + 1))(unit[k : k + 1], physics)
+            physics = _decomposable(operator, shape, noise)
+            found = deepinv.sampling.DDRM(denoiser, sigmas=np.linspace(1, 0, calls + 1))(unit, physics)
         elif name == "DiffPIR":
             physics = unit_physics(operator, shape, noise)
-            start = operator.A_dagger(unit[k : k + 1], 0.03)
+            start = operator.A_dagger(unit, 0.03)
             found = deepinv.sampling.DiffPIR(denoiser, fidelity, sigma=noise, max_iter=calls)(
-                unit[k : k + 1], physics, x_init=start
+                unit, physics, x_init=start
             )
         else:
-            physics, backward = unit_physics(operator, shape, noise), calls // 2
-            start = torch.randn(1, *shape)
-            found = deepinv.sampling.DPS(denoiser, fidelity, max_iter=calls // 2)(
-                unit[k : k + 1], physics, x_init=(start + 1) / 2
+            physics = unit_physics(operator, shape, noise)
+            sampler = deepinv.sampling.DPS(  # n times have n - 1 steps
+                denoiser, num_steps=calls // 2 + 1, dtype=torch.float32, rng=torch.Generator().manual_seed(seed)
             )
-            found = (found + 1) / 2
-        pictures.append(found.detach().float().cpu())
-    restored = torch.cat(pictures).clamp(0, 1)
+            found = sampler(unit, physics, x_init=(1, *shape))
+        pictures.append(found.detach().float().cpu().clamp(0, 1))
+        off.append(misfit(operator, measured, pictures[-1]))
     seconds = time.perf_counter() - begin
-    forward = denoiser.forward_calls // len(seeds)
-    return Restored(restored, misfit(operator, y, restored), forward, backward, seconds)
+    forward = -(-denoiser.forward_calls // len(seeds))
+    backward = forward if name == "DPS" else 0
+    return Restored(torch.cat(pictures), torch.cat(off), forward, backward, seconds)
 
 
-def _decomposable(operator: Any, shape: tuple[int, int, int], sigma: float, k: int) -> Any:
+def _decomposable(operator: Any, shape: tuple[int, int, int], sigma: float) -> Any:
     import deepinv
 
     from fewstep.samplers.posterior.operators import Identity, Mask
@@ -136,7 +137,6 @@ def _decomposable(operator: Any, shape: tuple[int, int, int], sigma: float, k: i
     if isinstance(operator, Identity):
         return deepinv.physics.Denoising(noise)
     if isinstance(operator, Mask):
-        known = operator.mask.like(torch.zeros(1))
-        known = known[k if len(known) > 1 else 0]
+        known = operator.mask.like(torch.zeros(1))[0]
         return deepinv.physics.Inpainting(shape, mask=known.expand(shape), noise_model=noise)
     raise ValueError(f"deepinv's DDRM needs a decomposition of its own, and {operator.name} is not of that package")

@@ -167,11 +167,11 @@ class Restored:
     seconds: float
 
 
-def method_of(restorer: Restorer, degraded: Degradation, space: str) -> tuple[str, Mapping[str, Any]]:
-    """Name and fields of the posterior method that a restorer means for a degradation."""
+def method_of(restorer: Restorer, degraded: Degradation, pipe: Any) -> tuple[str, Mapping[str, Any]]:
+    """Name and fields of the posterior method that a restorer means for a degradation and a pipeline."""
     if restorer.method != DEFAULT:
         return restorer.method, restorer.fields
-    name, fields, _ = task_defaults(degraded.task, degraded.sigma, space)
+    name, fields, _ = task_defaults(degraded.task, degraded.sigma, pipe.space, local=pipe.frame.convolutional)
     return name, fields
 
 
@@ -211,8 +211,9 @@ def restore(
     if restorer.origin == "deepinv":
         from .restoration_deepinv import restore_with_deepinv
 
-        return restore_with_deepinv(pipe, restorer.method, operator, y, degraded.sigma, calls, seeds)
-    name, fields = method_of(restorer, degraded, pipe.space)
+        single = [degraded.operator(size, [seed]) for seed in seeds]
+        return restore_with_deepinv(pipe, restorer.method, single, y, degraded.sigma, calls, seeds)
+    name, fields = method_of(restorer, degraded, pipe)
     options = {"method": posterior_method(name, **fields), "noise_sigma": degraded.sigma}
     steps = steps_within(pipe, operator, size, calls // restorer.draws, **options)
     if not steps:

@@ -124,10 +124,11 @@ class RestorationTask(Task):
             for restorer in self.restorers:
                 if task not in restorer.tasks:
                     continue
-                method, fields = method_of(restorer, degraded, self.pipe.space)
+                method, fields = method_of(restorer, degraded, self.pipe)
                 own = {"task": task, "noise": degraded.noise, "missing": degraded.missing, "method": method}
                 own |= {"fields": dict(fields), "draws": restorer.draws, "origin": restorer.origin == "classical"}
-                for nfe in options.nfe if restorer.calls_network else (0,):
+                budgets = options.nfe if restorer.calls is None else (restorer.calls,)
+                for nfe in budgets if restorer.calls_network else (0,):
                     items = len(self.pictures) * options.seeds
                     cell = Cell({**common, **own, "nfe": nfe}, items, options.batch)
                     row = {

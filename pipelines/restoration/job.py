@@ -144,7 +144,7 @@ def make_job(
     if y is not None:
         check_fit(found, y, shape)
     drawn = several or not (eta is renoise is time_travel is None)  # who asks for fresh noise wants draws
-    chosen, steps = chosen_method(method, options, found, sigma, space, drawn)
+    chosen, steps = chosen_method(method, options, found, sigma, space, drawn, frame.convolutional)
     grid = grid_of(scheduler, process, steps if num_inference_steps is None else num_inference_steps)
     if space == "latent" and tile in ("msr", "hir"):
         raise ValueError(

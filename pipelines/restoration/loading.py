@@ -60,4 +60,9 @@ def load_restoration(
     """
     from . import latent, pixel  # noqa: F401 - diffusers finds these classes in an index once they are loaded
 
-    return restoration_of(load_model(DEFAULT_PRIOR if model is None else model, dtype=dtype, device=device))
+    pipe = restoration_of(load_model(DEFAULT_PRIOR if model is None else model, dtype=dtype, device=device))
+    if pipe.frame.convolutional and pipe.unet.dtype.itemsize == 2:
+        import torch
+
+        pipe.unet.to(memory_format=torch.channels_last)  # a third faster on a processor
+    return pipe

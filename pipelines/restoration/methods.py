@@ -118,6 +118,7 @@ def chosen_method(
     noise_sigma: float,
     space: str,
     several: bool = False,
+    local: bool = True,
 ) -> tuple[PosteriorMethod, int]:
     """The method of a run, and how many steps it takes where nobody says.
 
@@ -127,6 +128,7 @@ def chosen_method(
         operator: decides together with `noise_sigma` where `method` is None.
         space: ``"pixel"`` or ``"latent"``.
         several: whether several pictures of each measurement are drawn, which a default shall tell apart.
+        local: whether the model knows close-ups, see `tasks.task_defaults`.
 
     Raises:
         ValueError: unknown method or field (the nearest is suggested), a method of the other space, a field out of
@@ -134,7 +136,7 @@ def chosen_method(
     """
     fields, steps = dict(options or {}), None
     if method is None:
-        name, own, steps = default_method(operator, noise_sigma, space, several)
+        name, own, steps = default_method(operator, noise_sigma, space, several, local)
         found = posterior_method(name, **{**own, **fields})
     elif isinstance(method, PosteriorMethod):
         known = [item.name for item in dataclasses.fields(method)]
@@ -151,10 +153,10 @@ def chosen_method(
 
 
 def default_method(
-    operator: Operator, noise_sigma: float, space: str, several: bool = False
+    operator: Operator, noise_sigma: float, space: str, several: bool = False, local: bool = True
 ) -> tuple[str, dict[str, Any], int]:
     """(name, fields, steps) for an operator and its noise, see `tasks.task_defaults`."""
-    name, fields, steps = task_defaults(task_of(operator), noise_sigma, space, several)
+    name, fields, steps = task_defaults(task_of(operator), noise_sigma, space, several, local)
     free = {} if isinstance(operator, LinearOperator) or name != "stsl" else {"init": "noise"}
     return name, {**fields, **free}, steps
 

@@ -33,8 +33,12 @@ class DDNM(ChainMethod):
     use `ddnm-plus` there.
 
     "ddnm-2m" (this package's own) is for a few calls: no fresh noise, and exponential Adams of order 2 between
-    projections, each step from alpha x~0 + sigma eps. On Gaussian mixtures 25 calls of it (or of renoise = 0 alone) are
-    as close to the posterior as 100 of renoise = 0.85, within the error of the comparison.
+    projections, each step from alpha x~0 + sigma eps. It does not replace 100 calls of renoise = 0.85: on a Gaussian
+    mixture in 8 dimensions 25 calls lie further from the posterior, in sliced Wasserstein distance over its spread by
+    0.12 +- 0.04 (0.88 against 0.76) where 4 coordinates are measured, and by 0.08 +- 0.01 (0.78 against 0.70) where 4
+    random combinations are. 25 calls of renoise = 0.85 come to 1.06 and 0.79 there; exact samples, to 0.3.
+    On photographs (`photo-prior`) its PSNR is below that of as many calls with renoise = 0.85, and in few calls the
+    PSNR of renoise = 1 is the best of the three.
 
     Reference: Wang, Yu, Zhang 2023 (arXiv 2212.00490); time travel: Lugmayr et al. 2022 (arXiv 2201.09865).
     """

@@ -32,6 +32,10 @@ from .windows import Box, Windows
 OnWindow = Callable[[int, torch.Tensor, torch.Tensor], None]
 
 
+#: Noise levels whose pulls together make the profile of `fading`.
+_PULLS = 4
+
+
 @dataclass(frozen=True)
 class Piece:
     """One window of the sequence.
@@ -106,8 +110,10 @@ def fading(canvas: torch.Tensor, covered: torch.Tensor, finished: torch.Tensor, 
     """The hook that lets a window go on as the windows before it did; None where there is no margin.
 
     Beyond what they have finished lie the margins that they left: values that go with the finished ones. The estimate
-    is drawn to them, x0 <- x0 + w (canvas - x0), with w falling as cos^2 from the edge of what is finished to 0 over
-    `margin` pixels, before the data come in. Else the estimate has to meet the finished part within one pixel.
+    is drawn to them, x0 <- x0 + w (canvas - x0), before the data come in, with w falling from 1 at the edge of what is
+    finished to 0 over `margin` pixels. Else the estimate has to meet the finished part within one pixel. The pulls of
+    all levels add up, those of the last few most: 1 - (1 - w)^4, what four of them come to, is the one that falls as
+    cos^2.
 
     Args:
         canvas: (B, C, H, W).
@@ -122,7 +128,8 @@ def fading(canvas: torch.Tensor, covered: torch.Tensor, finished: torch.Tensor, 
     weight = torch.zeros_like(grown)
     for distance in range(1, margin + 1):
         reached = max_pool2d(grown, 3, 1, 1)
-        weight += (reached - grown) * math.cos(math.pi / 2 * distance / (margin + 1)) ** 2
+        left = math.sin(math.pi / 2 * distance / (margin + 1)) ** 2
+        weight += (reached - grown) * (1 - left ** (1 / _PULLS))
         grown = reached
     weight = weight * box.of(covered)
     values = box.of(canvas)

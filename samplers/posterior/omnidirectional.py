@@ -72,7 +72,8 @@ def run_omnidirectional(
     The start is the forward-noised E(P_i A^+ y); the result blend(D(z_i)), corrected once more with `gamma_post`. The
     noise that planes keep in a step is the network's. With noise in y the correction is that of the proximal map,
     argmin |y - A x|^2 / sigma_y^2 + |x - S|^2 / u^2 with u = sigma / alpha (this package's own), at the end with the u
-    of the last noise level.
+    of the last noise level. Where the noise is strong the panorama is then what the prior says rather than y, so it is
+    nearer to the truth than the exact correction only as far as the prior knows what the truth looks like.
 
     Args:
         denoiser, process, grid: the prior of flat pictures (or latents) and the noise levels.

@@ -15,6 +15,20 @@ from ..core.run import Denoiser
 Hook = Callable[[torch.Tensor, Node], torch.Tensor]
 
 
+def turned(x: torch.Tensor, turn: int) -> torch.Tensor:
+    """One of the eight turns and mirrorings of a square, 0 to 7; 0 is none, and 4 to 7 swap rows and columns."""
+    if turn & 4:
+        x = x.transpose(-2, -1)
+    sides = [side for side, bit in ((-2, 1), (-1, 2)) if turn & bit]
+    return x.flip(sides) if sides else x
+
+
+def turned_back(x: torch.Tensor, turn: int) -> torch.Tensor:
+    """The inverse of `turned`."""
+    x = turned(x, turn & 3)
+    return x.transpose(-2, -1) if turn & 4 else x
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What the network says at one noise level: the clean sample `x0` and the noise `eps`, each (B, ...).
@@ -70,10 +84,10 @@ class Prior:
         self.denoiser, self.process, self.clip, self.before = denoiser, process, clip, before
         self.forward = self.backward = 0
 
-    def _estimate(self, x: torch.Tensor, node: Node) -> tuple[torch.Tensor, torch.Tensor]:
+    def _estimate(self, x: torch.Tensor, node: Node, turn: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         self.forward += 1
         scale = self.process.input_scale(node)
-        prediction = self.denoiser(x if scale == 1.0 else x * scale, node.timestep)
+        prediction = turned_back(self.denoiser(turned(x if scale == 1.0 else x * scale, turn), node.timestep), turn)
         if prediction.shape != x.shape:
             raise ValueError(
                 f"the network was given a sample of shape {tuple(x.shape)} and returned {tuple(prediction.shape)}"
@@ -84,10 +98,10 @@ class Prior:
             x0 = x0.clamp(-1, 1)
         return (x0 if self.before is None else self.before(x0, node)), eps
 
-    def __call__(self, x: torch.Tensor, node: Node) -> Estimate:
-        """x0 and eps without gradients; one network call."""
+    def __call__(self, x: torch.Tensor, node: Node, turn: int = 0) -> Estimate:
+        """x0 and eps without gradients; one network call, which sees the sample turned (`turned`)."""
         with torch.no_grad():
-            return Estimate(*self._estimate(x, node))
+            return Estimate(*self._estimate(x, node, turn))
 
     def trace(self, x: torch.Tensor, node: Node) -> Traced:
         """x0 and eps with the graph that leads to them; one network call. `eps` comes detached."""

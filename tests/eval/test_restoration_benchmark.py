@@ -138,6 +138,23 @@ def test_verdicts_leave_the_defaults_own_row_out_and_take_classical_ones_in():
     assert not verdicts(noisy, {"seeds": 4})[0].lost, "two standard errors are 1.41 dB"
 
 
+def test_colours_are_judged_by_their_own_psnr_and_yardsticks_are_no_rivals():
+    made = [
+        {**row("default", 100.0, task="colorize"), "psnr": 25.0},
+        {**row("other", 120.0, "n", task="colorize"), "psnr": 24.0},
+        {**row("ddnm-2m", 90.0, "ddnm-2m", task="colorize"), "psnr": 23.0},
+        {**row("ddnm 100", 130.0, "ddnm", task="colorize", nfe=100), "psnr": 26.0},
+    ]
+    (found,) = verdicts(made, {"seeds": 1})
+    assert not found.lost
+    assert found.difference == 1.0
+    table = restoration_table({"rows": made, "settings": {"seeds": 1}})
+    assert "| default | **25.00** |" in table
+    assert "| ddnm 100 | 26.00 |" in table
+    assert "100 evaluations |" not in table
+    assert "it does not reach it for colorize (23.00 against 26.00 dB)" in table
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -165,12 +165,14 @@ def test_contenders_are_methods_that_exist():
             assert posterior_methods()[made.method].space == "latent"
     for task in DEGRADATIONS:
         for space in ("pixel", "latent"):
-            name, fields = method_of(restorers(space)[DEFAULT], degradation(task, 25.0, 2.55), space)
+            pipe = SimpleNamespace(space=space, frame=SimpleNamespace(convolutional=True))
+            name, fields = method_of(restorers(space)[DEFAULT], degradation(task, 25.0, 2.55), pipe)
             assert posterior_method(name, **fields).space == space
 
 
 def test_names_and_groups():
-    assert [made.name for made in select(("ddnm*",))] == ["ddnm-2m", "ddnm-2m x4", "ddnm", "ddnm travel", "ddnm-plus"]
+    found = [made.name for made in select(("ddnm*",))]
+    assert found == ["ddnm-2m", "ddnm-2m x4", "ddnm", "ddnm fresh", "ddnm 100", "ddnm travel", "ddnm-plus"]
     assert {made.origin for made in select(("classical", "own"))} == {"classical", "own"}
     with pytest.raises(ValueError, match="did you mean 'diffpir'"):
         select(("difpir",))

@@ -152,6 +152,12 @@ def test_every_default_is_a_method_of_its_space_that_can_do_the_task(task: str, 
         assert task_defaults(task, EIGHT_BIT_SIGMA, space) == task_defaults(task, 0.0, space)
 
 
+def test_pictures_are_turned_for_models_of_close_ups_alone() -> None:
+    assert task_defaults("sr2")[1]["turns"] is True
+    assert "turns" not in task_defaults("sr2", local=False)[1]
+    assert task_defaults("sr2", local=False)[2] == task_defaults("sr2")[2]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [

@@ -10,6 +10,7 @@ from fewstep.samplers.core import oracle
 from fewstep.samplers.posterior import posterior_method, run_posterior
 from fewstep.samplers.posterior.inset import inset
 from fewstep.samplers.posterior.operators import AveragePool, Dense, GaussianBlur, Identity, Mask
+from fewstep.samplers.posterior.prior import turned, turned_back
 from problems import PROCESSES
 
 SIDE, DEVIATION = 8, 0.4
@@ -124,3 +125,56 @@ def test_missing_pixels_start_from_the_mean_of_the_known():
 def test_levels_and_weights_are_above_zero(field):
     with pytest.raises(ValueError, match=field):
         posterior_method("dpir", **{field: 0.0})
+
+
+def across(x: torch.Tensor) -> torch.Tensor:
+    """The mean of a pixel and the one right of it, round the back: a network to which left and right are not alike."""
+    return (x + x.roll(-1, -1)) / 2
+
+
+def sideways(process):
+    """A network of eps whose clean estimate is `across` of the sample over alpha."""
+
+    def network(x, timestep):
+        node = process.at(timestep)
+        return (x - across(x)) / node.sigma
+
+    return network
+
+
+def test_the_eight_ways_to_see_a_square_are_those_of_its_symmetry_group():
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    seen = [turned(x, turn) for turn in range(8)]
+    group = [torch.rot90(y, k, (-2, -1)) for y in (x, x.flip(-1)) for k in range(4)]
+    assert {tuple(y.flatten().tolist()) for y in seen} == {tuple(y.flatten().tolist()) for y in group}
+    assert torch.equal(seen[0], x)
+    assert all(torch.equal(turned_back(y, turn), x) for turn, y in enumerate(seen))
+    wide = torch.arange(12.0).reshape(1, 1, 3, 4)
+    assert all(turned(wide, turn).shape == wide.shape for turn in range(4))
+
+
+@pytest.mark.parametrize("shape", [(SIDE, SIDE), (SIDE, 6)])
+def test_turned_denoising_is_the_mean_over_all_ways_to_see_the_picture(shape):
+    """By the symmetry of `across`: its mean over left and right, and of square pictures over up and down, too."""
+    process = PROCESSES["vp"]()
+    y = DRAWN[:1, :, :, : shape[1]]
+    ways = [y] + [y.roll(k, side) for side in ((-1,) if shape[0] != shape[1] else (-1, -2)) for k in (1, -1)]
+    expected = y / 2 + sum(ways[1:]) / len(ways[1:]) / 2
+    calls = 8 if shape[0] == shape[1] else 4
+    method = posterior_method("dpir", turns=True)
+    grid = make_grid(process, calls)
+    found = run_posterior(sideways(process), method, process, grid, Identity(), y, sigma_y=0.3)
+    # a discrete process interpolates its noise levels in the logarithm
+    torch.testing.assert_close(found.sample, expected, rtol=1e-6, atol=1e-6)
+    assert found.forward == calls
+
+
+def test_turning_changes_nothing_for_a_network_to_which_no_way_is_up():
+    process, known = PROCESSES["vp"](), Mask(DRAWN[0, 0] > 0)
+    y = known.A(CLEAN)
+    network = oracle.gaussian(process, torch.full((3 * SIDE * SIDE,), 0.2, dtype=torch.float64), DEVIATION)
+    pair = [
+        run_posterior(network, posterior_method("dpir", turns=turns), process, make_grid(process, 5), known, y).sample
+        for turns in (False, True)
+    ]
+    torch.testing.assert_close(*pair, rtol=1e-12, atol=1e-12)

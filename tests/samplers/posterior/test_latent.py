@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from posteriors import Mixture, sliced_wasserstein
+from posteriors import Mixture, sliced_wasserstein, surely_less
 
 from fewstep.samplers import GridOptions, generators, make_grid
 from fewstep.samplers.core import oracle
@@ -279,14 +279,21 @@ def test_probes_of_a_quadratic_find_the_trace():
         along = probed_trace(basis, scores(z), scores(z + delta * basis), delta)
         assert float(along.mean()) == pytest.approx(float(hessian.mean()), rel=1e-9)
         found = probed_trace(normal, scores(z), scores(z + delta * normal), delta)
-        error = math.sqrt(2 * float(hessian.square().sum()) / D**2 / 20000)  # variance of n^T H n is 2 |H|^2
+        squares = float(hessian.square().sum())
+        error = math.sqrt(2 * squares / D**2 / 20000)  # variance of n^T H n is 2 |H|^2
         assert abs(float(found.mean() - hessian.mean())) < 4 * error
-        assert float(found.std()) == pytest.approx(error * math.sqrt(20000), rel=0.1)
+        # its excess kurtosis is 12 tr H^4 / (tr H^2)^2, and (kurtosis - 1) / 4N the relative variance of a deviation
+        off = math.sqrt((2 + 12 * float(hessian.pow(4).sum()) / squares**2) / (4 * 20000))
+        assert float(found.std()) == pytest.approx(error * math.sqrt(20000), rel=4 * off)
 
 
 @pytest.mark.parametrize("t", [300, 500, 900])
 def test_relative_probes_find_the_exact_trace_and_its_gradient_in_a_mixture(t):
-    """Against the Jacobian of the score by automatic differentiation."""
+    """Against the Jacobian of the score by automatic differentiation.
+
+    By Stein's lemma probes of length delta average to the trace of the Hessian averaged over a Gaussian of that width:
+    both means are compared within four standard errors of their difference. The gradient is that of the trace itself.
+    """
     process = PROCESSES["vp"]()
     means, scales = torch.from_numpy(MEANS[:2]), torch.from_numpy(SCALES[:2])
     node = process.at(t)
@@ -294,7 +301,7 @@ def test_relative_probes_find_the_exact_trace_and_its_gradient_in_a_mixture(t):
     scores = lambda x: score(node, x, mean(x, node))  # noqa: E731
     z = (node.alpha * means.mean(0) + 0.3 * node.sigma * draw(D, seed=1)).reshape(1, 1, 1, D)
     of = lambda v: torch.trace(torch.func.jacrev(lambda u: scores(u.reshape(1, 1, 1, D)).flatten())(v)) / D  # noqa: E731
-    exact, slope = of(z.flatten()), torch.func.grad(of)(z.flatten())
+    slope = torch.func.grad(of)(z.flatten())
     count = 20000
     normal = draw(count // 2, 1, 1, D, seed=2)
     normal = torch.cat([normal, -normal])
@@ -303,7 +310,10 @@ def test_relative_probes_find_the_exact_trace_and_its_gradient_in_a_mixture(t):
     leaf = z.expand(count, 1, 1, D).clone().requires_grad_(True)
     found = probed_trace(normal, scores(leaf), scores(leaf + delta * normal), delta)
     gradient = torch.autograd.grad(found.mean(), leaf)[0].sum(0).flatten()
-    assert float(found.mean().detach()) == pytest.approx(float(exact), rel=0.1)
+    around = torch.vmap(of)(z.flatten() + delta * draw(2000, D, seed=3))
+    pairs = found.detach().unflatten(0, (2, -1)).mean(0)  # of a probe and its mirror image
+    error = math.sqrt(float(pairs.var()) / len(pairs) + float(around.var()) / len(around))
+    assert abs(float(pairs.mean() - around.mean())) < 4 * error
     assert float(torch.nn.functional.cosine_similarity(gradient, slope, dim=0)) > 0.95
 
 
@@ -504,8 +514,8 @@ def test_pictures_and_masks():
             assert result.residual[0] < alone[0], name
 
 
-def distance(method, steps: int, cases: int = 4, count: int = 64) -> float:
-    """Mean sliced Wasserstein distance to the exact posterior over its spread, latents turned by the decoder."""
+def distance(method, steps: int, cases: int = 16, count: int = 64) -> np.ndarray:
+    """Sliced Wasserstein distances to exact posteriors over their spread, (cases,), latents turned by the decoder."""
     process, rng = PROCESSES["vp"](), np.random.default_rng(5)
     y = MIXTURE.draw(cases, rng) @ MATRIX.T + SIGMA_Y * rng.standard_normal((cases, M))
     result = solve(
@@ -517,7 +527,7 @@ def distance(method, steps: int, cases: int = 4, count: int = 64) -> float:
         exact = MIXTURE.given(MATRIX, y[k], SIGMA_Y)
         draws = exact.draw(count, np.random.default_rng(100 + k))
         found.append(sliced_wasserstein(samples[k], draws, np.random.default_rng(1)) / exact.spread)
-    return float(np.mean(found))
+    return np.array(found)
 
 
 def test_what_helps_in_a_mixture_is_the_inner_loop_with_fresh_noise():
@@ -526,15 +536,13 @@ def test_what_helps_in_a_mixture_is_the_inner_loop_with_fresh_noise():
     ours = distance(STSL(**tuned), 50)
     first = distance(STSL.preset("paper", hessian_weight=0, **tuned), 50)
     paper = distance(STSL.preset("paper", **tuned), 50)
-    assert ours < 0.7
-    assert ours < 0.7 * first
-    assert paper > first
+    assert surely_less(ours, first)
+    assert surely_less(first, paper)
 
 
 def test_the_network_s_noise_is_the_one_to_keep_between_projections():
     kept = {kept: distance(LatentDDNM(clip_picture=False, kept_noise=kept), 60) for kept in ("network", "implied")}
-    assert kept["network"] < 0.7
-    assert kept["network"] < 0.6 * kept["implied"]
+    assert surely_less(kept["network"], kept["implied"])
 
 
 @pytest.mark.parametrize(

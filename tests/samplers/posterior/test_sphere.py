@@ -152,6 +152,35 @@ def test_noise_in_the_measurement_is_no_signal():
     torch.testing.assert_close(tiny.sample, exact.sample, rtol=0, atol=1e-4)
 
 
+def test_told_noise_brings_the_panorama_nearer_where_the_prior_is_right():
+    """A white prior of deviation 0.4 about the true planes, blocks of 16 pixels, noise of 0.2 in their means.
+
+    A mean of 16 pixels has the prior variance 0.01, which noise of 0.04 tells little of: the posterior shrinks the
+    measured deviations to 0.01 / (0.01 + 0.04) of what they are, and its draws are off by 0.09 where y is off by 0.2.
+    (About zero the same prior shrinks the truth itself, and then it is no nearer to be told.)
+    """
+    operator, noise, truth = AveragePool(4, (H, W)), torch.Generator().manual_seed(9), smooth()
+    y = operator.A(truth)
+    y = y + 0.2 * torch.randn(y.shape, generator=noise, dtype=y.dtype)
+    process, centre = PROCESSES["vp"](), TangentPlanes((H, W), SIDE).planes(truth)
+    white = oracle.gaussian(process, torch.zeros(3 * SIDE * SIDE).double(), 0.4)
+
+    def prior(x, timestep):  # of eps: that of a sample less the mean
+        return white(x - process.at(timestep).alpha * centre, timestep)
+
+    def off(sigma_y):
+        made = run_omnidirectional(
+            prior, process, make_grid(process, 8, GridOptions(spacing="logsnr")), operator, y, size=(H, W), side=SIDE,
+            batch=18, sigma_y=sigma_y, generator=generators([0]),
+        )  # fmt: skip
+        return (operator.A(made.sample) - operator.A(truth)).square().mean().sqrt(), (made.sample - truth).norm()
+
+    (told, whole), (exact, projected) = off(0.2), off(0.0)
+    assert exact == pytest.approx(0.2, rel=0.1)  # the noise of y: four standard errors of 864 numbers
+    assert told < (0.09 + 0.2) / 2
+    assert whole < projected
+
+
 def test_planes_of_ones_own_and_a_callback():
     operator, seen = AveragePool(4, (H, W)), []
     y = operator.A(smooth(2))
