@@ -17,6 +17,7 @@ from .logs import log
 from .models import Models
 from .settings import AppSettings
 from .shelf import Shelf
+from .uploads import Refused
 
 #: Every event that computes shares this queue, and one runs at a time.
 QUEUE: dict[str, Any] = {"concurrency_id": "work", "concurrency_limit": 1}
@@ -67,7 +68,8 @@ class Bench:
             last: Snapshot | None = None
             shown: Any = None
             try:
-                with contextlib.closing(followed(job, lambda job: work(job, *values))) as items:
+                taken = _taken(values)
+                with contextlib.closing(followed(job, lambda job: work(job, *taken))) as items:
                     for item in items:
                         if isinstance(item, Snapshot):
                             last = item
@@ -125,6 +127,14 @@ def named(handler: Callable[..., Any], names: Sequence[str]) -> Callable[..., An
     return handler
 
 
+def _taken(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, if every picture among them was taken; `ValueError` says why one was not."""
+    for value in values:
+        if isinstance(value, Refused):
+            raise ValueError(value.sentence)
+    return values
+
+
 def refused(function: Callable[..., Any]) -> Callable[..., Any]:
     """A quick handler whose errors become sentences."""
     import functools
@@ -132,7 +142,7 @@ def refused(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def guarded(*values: Any) -> Any:
         try:
-            return function(*values)
+            return function(*_taken(values))
         except Exception as error:
             sentence = messages.sentence_of(error)
             if sentence.startswith("Something went wrong"):

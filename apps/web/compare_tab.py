@@ -30,9 +30,16 @@ from .tables import comparison
 _NAMES = ("prompt", "model", "samplers", "steps", "guidance", "grid", "seed", "view")
 _VIEWS = ("pictures", "differences")
 
+#: A label, and what it enters.
 EXAMPLES = (
-    ["a brown sandal on a light blue background", ["ghvb", "heavy-ball", "exponential-adams"], "5, 8", 7.5],
-    ["a red ankle boot on a white background", ["exponential-adams", "lml"], "5, 10, 20", 3.0],
+    (
+        "Momentum at strong guidance",
+        ["a brown sandal on a light blue background", ["ghvb", "heavy-ball", "exponential-adams"], "5, 8", 7.5],
+    ),
+    (
+        "Errors at mild guidance",
+        ["a red ankle boot on a white background", ["exponential-adams", "lml"], "5, 10, 20", 3.0],
+    ),
 )
 
 
@@ -42,20 +49,28 @@ def compare_tab(bench: Bench) -> None:
     references = References()
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            prompt = gr.Textbox(str(EXAMPLES[0][0]), label="Prompt", lines=2, max_length=MAX_PROMPT)
-            model = gr.Dropdown(models, value=models[0] if models else None, label="Model")
+            prompt = gr.Textbox(
+                str(EXAMPLES[1][1][0]),
+                label="Prompt",
+                info="What the pictures shall show.",
+                lines=2,
+                max_length=MAX_PROMPT,
+            )
+            model = gr.Dropdown(
+                models, value=models[0] if models else None, label="Model", info="The network that draws."
+            )
             names = gr.Dropdown(
                 choices(),
-                value=["exponential-adams", "ghvb", "diffusers:DPMSolverMultistepScheduler"],
+                value=["exponential-adams", "lml", "diffusers:DDIMScheduler"],
                 multiselect=True,
                 max_choices=MOST_SAMPLERS,
                 label="Samplers",
                 info="With the defaults of their fields; all begin with the same noise.",
             )
-            steps = gr.Textbox("5, 8", label="Steps", info=f"Up to {MOST_COUNTS} numbers, separated by commas.")
+            steps = gr.Textbox("5, 10", label="Steps", info=f"Up to {MOST_COUNTS} numbers, separated by commas.")
             with gr.Row():
-                guidance = gr.Slider(0, 20, 7.5, step=0.5, label="Guidance", info="Scale; 1 is none.", min_width=140)
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=140)
+                guidance = gr.Slider(0, 20, 3.0, step=0.5, label="Guidance", info="Scale; 1 is none.", min_width=140)
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="Of the noise.", min_width=140)
             grid = gr.Dropdown([OWN_GRID, *GRIDS], value=OWN_GRID, label="Grid", info="Where the noise levels lie.")
         with gr.Column(scale=3, min_width=300):
             made = parts.controls(
@@ -68,9 +83,9 @@ def compare_tab(bench: Bench) -> None:
                 info="Differences from the solution are shown 4 times as bright.",
             )
             table = gr.HTML("")
-            repeated = parts.repeat("Download the sheet, with the settings inside")
+            repeated = parts.repeat(parts.download("Download the sheet, with the settings inside"))
             kept = parts.state()
-    gr.Examples(list(map(list, EXAMPLES)), [prompt, names, steps, guidance], label="Examples", cache_examples=False)
+    parts.examples(EXAMPLES, [prompt, names, steps, guidance])
 
     def work(job: Job, *values: Any) -> tuple[Compared, Path, dict[str, str], str]:
         said = dict(zip(_NAMES, values, strict=True))

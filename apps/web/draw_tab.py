@@ -35,11 +35,12 @@ _NAMES = (
     "count",
 )
 
+#: A label, and what it enters.
 EXAMPLES = (
-    ["a red ankle boot on a white background", "exponential-adams", 8, 3.0],
-    ["a brown sandal on a light blue background", "ghvb", 8, 7.5],
-    ["a yellow dress on a light blue background", "lml", 6, 3.0],
-    ["a blue sneaker on a white background", "heavy-ball", 5, 5.0],
+    ("Red ankle boot", ["a red ankle boot on a white background", "exponential-adams", 8, 3.0]),
+    ("Brown sandal, strong guidance", ["a brown sandal on a light blue background", "ghvb", 8, 7.5]),
+    ("Yellow dress, 6 steps", ["a yellow dress on a light blue background", "lml", 6, 3.0]),
+    ("Blue sneaker, 5 steps", ["a blue sneaker on a white background", "heavy-ball", 5, 5.0]),
 )
 
 
@@ -49,15 +50,19 @@ def draw_tab(bench: Bench) -> dict[str, Any]:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             prompt = gr.Textbox(
-                str(EXAMPLES[0][0]),
+                str(EXAMPLES[0][1][0]),
                 label="Prompt",
                 info="What the pictures shall show.",
                 lines=2,
                 max_length=MAX_PROMPT,
             )
             with gr.Row():
-                model = gr.Dropdown(models, value=_first(models), label="Model", min_width=140)
-                sampler = gr.Dropdown(list(known), value=DEFAULT_SAMPLER, label="Sampler", min_width=140)
+                model = gr.Dropdown(
+                    models, value=_first(models), label="Model", info="The network that draws.", min_width=140
+                )
+                sampler = gr.Dropdown(
+                    list(known), value=DEFAULT_SAMPLER, label="Sampler", info="How its steps are taken.", min_width=140
+                )
             note = gr.HTML(parts.method_note(known[DEFAULT_SAMPLER]))
             with gr.Row():
                 steps = gr.Slider(1, MAX_STEPS, 8, step=1, label="Steps", info="Of the sampler.", min_width=140)
@@ -69,7 +74,9 @@ def draw_tab(bench: Bench) -> dict[str, Any]:
                 fields = parts.method_fields({name: options_of(name) for name in known}, DEFAULT_SAMPLER)
             with gr.Accordion("Grid, guidance mode, cache", open=False):
                 grid = gr.Dropdown([OWN_GRID, *GRIDS], value=OWN_GRID, label="Grid", info="Where the noise levels lie.")
-                mode = gr.Dropdown(list(GUIDANCE_MODES), value="cfg", label="Guidance mode")
+                mode = gr.Dropdown(
+                    list(GUIDANCE_MODES), value="cfg", label="Guidance mode", info="How guidance is applied."
+                )
                 interval = gr.Textbox(
                     "all", label="Guidance interval", info="LO,HI: noise levels with guidance; all is every one."
                 )
@@ -92,10 +99,12 @@ def draw_tab(bench: Bench) -> dict[str, Any]:
                 elem_classes=["fs-gallery", "fs-pixels"],
                 buttons=["download", "fullscreen"],
             )
-            repeated = parts.repeat("Download, with the settings inside")
-            onward = gr.Button("Edit the chosen picture", size="md", interactive=False)
+            with gr.Row():
+                download = parts.download("Download, with the settings inside")
+                onward = gr.Button("Edit the chosen picture", size="md", interactive=False, min_width=140)
+            repeated = parts.repeat(download)
             drawn, place = parts.state(), gr.State(0)
-    gr.Examples(list(map(list, EXAMPLES)), [prompt, sampler, steps, guidance], label="Examples", cache_examples=False)
+    parts.examples(EXAMPLES, [prompt, sampler, steps, guidance])
 
     def work(job: Job, *values: Any) -> tuple[Drawn, list[Any]]:
         said = dict(zip(_NAMES, values, strict=False))

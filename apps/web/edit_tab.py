@@ -14,7 +14,7 @@ from .guarded import LIMITS, MaskBrush, PictureUpload
 from .jobs import Job
 from .models import EDIT
 from .settings import MAX_PROMPT, MAX_STEPS
-from .uploads import canvas_of, folder_pictures, read_upload
+from .uploads import Refused, canvas_of, folder_pictures, read_upload
 
 _NAMES = (
     "picture",
@@ -32,11 +32,24 @@ _NAMES = (
 )
 
 _FOLDER = Path(__file__).with_name("examples")
+#: A label, and what it enters; the picture by its name.
 EXAMPLES = (
-    ("red-sneaker.png", "a red sneaker on a white background", "a blue sneaker on a white background"),
-    ("green-coat.png", "a green coat on a white background", "a red coat on a white background"),
-    ("brown-bag.png", "a brown bag on a light blue background", "a yellow bag on a light blue background"),
+    (
+        "Sneaker: red to blue",
+        ("red-sneaker.png", "a red sneaker on a white background", "a blue sneaker on a white background"),
+    ),
+    (
+        "Coat: green to red",
+        ("green-coat.png", "a green coat on a white background", "a red coat on a white background"),
+    ),
+    (
+        "Bag: brown to yellow",
+        ("brown-bag.png", "a brown bag on a light blue background", "a yellow bag on a light blue background"),
+    ),
 )
+
+#: What the status line says once a picture is there.
+TAKEN = "The picture is here."
 
 #: Of the brush: side of its canvas in pixels, and its width.
 _CANVAS, _BRUSH = 384, 40
@@ -60,11 +73,13 @@ def brush(label: str) -> MaskBrush:
     )
 
 
-def on_canvas(picture: Any) -> Any:
-    """The picture on an empty canvas."""
+def on_canvas(picture: Any) -> tuple[Any, Any]:
+    """The picture on an empty canvas, and the status line, which says why a picture was not taken."""
     if picture is None:
-        return None
-    return {"background": canvas_of(picture), "layers": [], "composite": None}
+        return None, gr.skip()
+    if isinstance(picture, Refused):
+        return None, messages.failed(picture.sentence)
+    return {"background": canvas_of(picture), "layers": [], "composite": None}, messages.idle(TAKEN)
 
 
 def pick_from_folders(bench: Bench, picture: Any) -> None:
@@ -72,7 +87,7 @@ def pick_from_folders(bench: Bench, picture: Any) -> None:
     found = folder_pictures(bench.settings.folders)
     if not found:
         return
-    pick = gr.Dropdown(list(found), value=None, label="Pick from a folder")
+    pick = gr.Dropdown(list(found), value=None, label="Pick from a folder", info="Instead of an upload.")
 
     def read(name: str) -> Any:
         if name not in found:
@@ -99,15 +114,29 @@ def edit_tab(bench: Bench) -> dict[str, Any]:
                 sources=["upload", "clipboard"],
                 height=260,
                 placeholder=f"Drop a picture here, or click to upload.\n{LIMITS}",
-                elem_classes="fs-pixels",
+                elem_classes=["fs-picture", "fs-pixels"],
                 buttons=[],
             )
             pick_from_folders(bench, picture)
-            source = gr.Textbox("", label="What it shows", max_length=MAX_PROMPT, placeholder=EXAMPLES[0][1])
-            target = gr.Textbox("", label="What it shall show", max_length=MAX_PROMPT, placeholder=EXAMPLES[0][2])
+            source = gr.Textbox(
+                "",
+                label="What it shows",
+                info="The words the model would draw it from; may be empty.",
+                max_length=MAX_PROMPT,
+                placeholder=EXAMPLES[0][1][1],
+            )
+            target = gr.Textbox(
+                "",
+                label="What it shall show",
+                info="The same words, changed where the picture shall change.",
+                max_length=MAX_PROMPT,
+                placeholder=EXAMPLES[0][1][2],
+            )
             with gr.Row():
-                model = gr.Dropdown(models, value=first, label="Model", min_width=140)
-                solver = gr.Dropdown(solvers(), value="fireflow", label="Solver", min_width=140)
+                model = gr.Dropdown(models, value=first, label="Model", info="The network that edits.", min_width=140)
+                solver = gr.Dropdown(
+                    solvers(), value="fireflow", label="Solver", info="How it is inverted.", min_width=140
+                )
             with gr.Row():
                 steps = gr.Slider(1, MAX_STEPS, 8, step=1, label="Steps", info="For either direction.", min_width=140)
                 inject = gr.Slider(
@@ -134,10 +163,10 @@ def edit_tab(bench: Bench) -> dict[str, Any]:
                 max_height=460,
                 buttons=["fullscreen"],
             )
-            repeated = parts.repeat("Download the edit, with the settings inside")
+            repeated = parts.repeat(parts.download("Download the edit, with the settings inside"))
             kept = parts.state()
-    rows = [[str(_FOLDER / name), *words] for name, *words in EXAMPLES]
-    gr.Examples(rows, [picture, source, target], label="Examples", cache_examples=False)
+    rows = [(label, [str(_FOLDER / name), *words]) for label, (name, *words) in EXAMPLES]
+    parts.examples(rows, [picture, source, target])
 
     def work(job: Job, *values: Any) -> EditMade:
         said = dict(zip(_NAMES, values, strict=False))
@@ -166,7 +195,7 @@ def edit_tab(bench: Bench) -> dict[str, Any]:
     inputs = [picture, source, target, model, solver, steps, strategy, inject, guidance, skip, mask, seed, kept]
     parts.start_event(bench, made, handler, inputs, [slider, *repeated.outputs, kept], "edit")
     quick: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-    picture.change(refused(on_canvas), picture, mask, **quick)
+    picture.change(on_canvas, picture, [mask, made.status], **quick)
     solver.change(lambda name: [gr.update(interactive=name != FLOW_EDIT)] * 2, solver, [strategy, inject], **quick)
     return {"picture": picture, "source": source, "target": target}
 

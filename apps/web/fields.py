@@ -57,9 +57,10 @@ def widget(item: Item) -> Widget:
         return Widget("text", {**said, "value": value, "placeholder": ", ".join(kinds[:-1]) + " or " + kinds[-1]})
     whole = isinstance(default, int)
     if low is not None and high is not None:
-        step = 1 if whole else _step(float(low), float(high))
-        least = low + step if meta.get("open_low") else low
-        return Widget("slider", {**said, "minimum": least, "maximum": high, "step": step})
+        step = 1 if whole else _step(float(low), float(high), default)
+        if step is not None:
+            least = low + step if meta.get("open_low") else low
+            return Widget("slider", {**said, "minimum": least, "maximum": high, "step": step})
     return Widget("number", {**said, "precision": 0 if whole else None, "minimum": low, "maximum": high})
 
 
@@ -71,12 +72,20 @@ def _range(low: float | None, high: float | None, open_low: bool) -> str:
     return f" {'above' if open_low else 'from'} {low:g} to {high:g}"
 
 
-def _step(low: float, high: float) -> float:
-    """A step that divides the range into 20 to 200 parts: 0.01 for [0, 1], 0.1 for [-10, 10]."""
-    span, step = high - low, 1e-3
-    while span / step > 200:
-        step *= 10
-    return round(step, 6)
+def _step(low: float, high: float, default: Any) -> float | None:
+    """A power of ten that divides the range into 20 to 200 parts: 0.01 for [0, 1], 0.1 for [-10, 10].
+
+    Up to 2000 parts where the default needs them, and None where they do not reach it, as 0.4 in [0, 1000].
+    """
+    span, power = high - low, -6
+    while span > 200 * 10.0**power:
+        power += 1
+    while span <= 2000 * 10.0**power:
+        parts = (default - low) / 10.0**power
+        if abs(parts - round(parts)) < 1e-6 and (round(parts) > 0 or default == low):
+            return 10.0**power
+        power -= 1
+    return None
 
 
 def value(item: Item, entered: Any) -> Any:

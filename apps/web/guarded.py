@@ -9,16 +9,17 @@ from typing import Any
 import gradio as gr
 from gradio import component_meta
 
+from .fence import UPLOAD
 from .messages import sentence_of
 from .settings import MAX_BYTES, MAX_PIXELS
-from .uploads import painted, read_upload
+from .uploads import Refused, painted, read_upload
 
 
 def _read(source: Any) -> Any:
     try:
         return read_upload(source)
     except ValueError as error:
-        raise gr.Error(sentence_of(error), duration=8, print_exception=False) from None
+        return Refused(sentence_of(error))
 
 
 @contextmanager
@@ -42,10 +43,11 @@ with _no_stubs():
         def preprocess(self, payload: Any) -> Any:
             if payload is None:
                 return None
-            url = getattr(payload, "url", None) or ""
-            if url.startswith("data:") or payload.path is None:
-                raise gr.Error("Upload the picture as a file.", duration=8, print_exception=False)
+            if payload.path is None:
+                raise gr.Error(UPLOAD, duration=8, print_exception=False)
             image = _read(payload.path)
+            if isinstance(image, Refused):
+                return image
             image.filename = (payload.orig_name or "picture.png").replace("\\", "/").rsplit("/", 1)[-1][:80]
             return image
 
@@ -64,7 +66,8 @@ with _no_stubs():
                     return None
             layers = [layer for layer in found.layers or [] if layer is not None]
             images = [_read(layer if isinstance(layer, bytes | bytearray) else layer.path) for layer in layers[:8]]
-            return painted(images, images[0].size) if images else None
+            bad = next((image for image in images if isinstance(image, Refused)), None)
+            return bad or (painted(images, images[0].size) if images else None)
 
         def accept_blobs(self, data: Any) -> Any:
             """What the brush sends piece by piece is bounded like an upload, and few unfinished ones are kept."""

@@ -10,6 +10,7 @@ from .bench import Bench
 from .compare_tab import compare_tab
 from .draw_tab import draw_tab
 from .edit_tab import edit_tab
+from .fence import FencedBlocks
 from .restore_tab import restore_tab
 from .settings import MAX_SESSIONS, STATE_SECONDS
 from .write_tab import write_tab
@@ -19,19 +20,19 @@ _HEAD = """<header class="fs-head"><h1>fewstep</h1><p>Better pictures in fewer n
 
 def page(bench: Bench) -> gr.Blocks:
     """All tabs, not yet served."""
-    with gr.Blocks(title="fewstep", analytics_enabled=False, delete_cache=(STATE_SECONDS, STATE_SECONDS)) as made:
+    with FencedBlocks(title="fewstep", analytics_enabled=False, delete_cache=(STATE_SECONDS, STATE_SECONDS)) as made:
         gr.HTML(_HEAD)
         with gr.Tabs(selected="draw") as tabs:
             with gr.Tab("Draw", id="draw"):
                 drawing = draw_tab(bench)
             with gr.Tab("Compare", id="compare"):
                 compare_tab(bench)
-            with gr.Tab("Write", id="write"):
-                write_tab(bench)
             with gr.Tab("Edit", id="edit"):
                 editing = edit_tab(bench)
             with gr.Tab("Restore", id="restore"):
                 restore_tab(bench)
+            with gr.Tab("Write", id="write"):
+                write_tab(bench)
         drawing["onward"].click(
             _onward,
             [drawing["drawn"], drawing["place"], drawing["prompt"]],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,16 +54,34 @@ class Repeat:
         return [self.command, self.python, self.download]
 
 
-def repeat(what: str) -> Repeat:
-    """Where the command, the Python and the download of a run are."""
-    download = gr.DownloadButton(what, interactive=False, size="md")
-    with gr.Accordion("The same on the command line and in Python", open=False):
-        command = gr.Code("", language="shell", label="Command line", interactive=False, lines=1, **_CODE)
-        python = gr.Code("", language="python", label="Python", interactive=False, lines=4, **_CODE)
+def download(what: str) -> gr.DownloadButton:
+    """The button that gives a run as a file, once there is one."""
+    return gr.DownloadButton(what, interactive=False, size="md", min_width=140)
+
+
+def repeat(download: gr.DownloadButton) -> Repeat:
+    """Where the command and the Python of a run are; its file is the download."""
+    with gr.Accordion("Command line and Python", open=False):
+        command = gr.Code(_LATER, language="shell", label="Command line", interactive=False, lines=1, **_CODE)
+        python = gr.Code(_LATER, language="python", label="Python", interactive=False, lines=1, **_CODE)
     return Repeat(command, python, download)
 
 
+#: In place of code before the first run; an empty box is tall and says nothing.
+_LATER = "# Here once something was made."
 _CODE: dict[str, Any] = {"wrap_lines": True, "show_line_numbers": False, "buttons": ["copy"]}
+
+
+def examples(known: Sequence[tuple[str, Sequence[Any]]], inputs: list[Any]) -> None:
+    """Examples as buttons, each with a label and what it enters into the inputs."""
+    gr.Examples(
+        [list(values) for _, values in known],
+        inputs,
+        label="Examples",
+        example_labels=[label for label, _ in known],
+        cache_examples=False,
+        api_visibility="private",
+    )
 
 
 def state() -> gr.State:

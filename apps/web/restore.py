@@ -13,7 +13,7 @@ from .draw import check_whole, whole_of
 from .jobs import Job
 from .models import RESTORE, Models
 from .restore_lines import restore_command, restore_python
-from .restore_views import before, figures, grey, picture_of, residual_map
+from .restore_views import before, figures, grey, picture_of, residual_gain, residual_map
 from .settings import MAX_PROMPT, MAX_STEPS
 from .shelf import one_file
 from .uploads import painted_mask
@@ -134,7 +134,7 @@ class RestoreMade:
     Attributes:
         before, after: of one size, for a slider.
         uncertainty: standard deviation of the draws as a picture; None for one draw.
-        residual_map: y - A x as a picture, `GAIN` times as large around grey; None where y is no picture.
+        residual_map: y - A x as a picture, `residual_gain` times as large around grey; None where y is no picture.
         figures: (what, value) to show.
     """
 
@@ -142,6 +142,7 @@ class RestoreMade:
     after: Image
     uncertainty: Image | None
     residual_map: Image | None
+    residual_gain: float
     figures: list[tuple[str, str]]
     calls: int
     backward: int
@@ -203,6 +204,7 @@ def restore(models: Models, asked: RestoreAsked, folder: Path, job: Job, *, hide
         picture_of(made.rgb),
         None if made.deviation is None else grey(made.deviation),
         residual_map(made),
+        residual_gain(made.settings["noise"]),
         figures(made),
         made.forward,
         made.backward,

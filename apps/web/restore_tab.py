@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from . import messages, parts
-from .bench import Bench, refused
+from .bench import Bench
 from .edit_tab import brush, on_canvas, pick_from_folders
 from .guarded import LIMITS, PictureUpload
 from .jobs import Job
@@ -38,7 +38,12 @@ _NAMES = (
 _TASK_OPTIONS = ("kernel", "blur_sigma", "kernel_seed", "luma")
 
 _FOLDER = Path(__file__).with_name("examples")
-EXAMPLES = (("cat.png", "sr4", 0, True), ("cat.png", "denoise", 25, True), ("cat.png", "colorize", 0, True))
+#: A label, and what it enters; the picture by its name.
+EXAMPLES = (
+    ("Four times as large", ("cat.png", "sr4", 0, True)),
+    ("Denoise", ("cat.png", "denoise", 25, True)),
+    ("Colorize", ("cat.png", "colorize", 0, True)),
+)
 
 
 def restore_tab(bench: Bench) -> None:
@@ -55,6 +60,7 @@ def restore_tab(bench: Bench) -> None:
                 sources=["upload", "clipboard"],
                 height=260,
                 placeholder=f"Drop a picture here, or click to upload.\n{LIMITS}",
+                elem_classes="fs-picture",
                 buttons=[],
             )
             pick_from_folders(bench, picture)
@@ -72,12 +78,14 @@ def restore_tab(bench: Bench) -> None:
             with gr.Accordion("Mask: paint what is missing (inpaint)", open=False):
                 mask = brush("Missing")
             with gr.Accordion("Method, steps, seed", open=False):
-                method = gr.Dropdown([AUTO, *methods], value=AUTO, label="Method")
+                method = gr.Dropdown([AUTO, *methods], value=AUTO, label="Method", info="How the data are heeded.")
                 with gr.Row():
                     steps = gr.Number(
-                        None, label="Steps", precision=0, minimum=1, info="Empty: what suits the method.", min_width=140
+                        0, label="Steps", precision=0, minimum=0, info="0: what suits the method.", min_width=140
                     )
-                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=140)
+                    seed = gr.Number(
+                        0, label="Seed", precision=0, minimum=0, info="Of the first sample.", min_width=140
+                    )
                 fields = parts.method_fields(methods, "")
                 prompt = gr.Textbox("", label="Prompt", info="Of Stable Diffusion models alone.", max_length=MAX_PROMPT)
             with gr.Accordion("What the degradation was", open=False):
@@ -111,7 +119,7 @@ def restore_tab(bench: Bench) -> None:
                     buttons=[],
                 )
                 rest = gr.Image(
-                    label="Residual, 8 times",
+                    label="Residual",
                     type="pil",
                     format="png",
                     interactive=False,
@@ -119,10 +127,9 @@ def restore_tab(bench: Bench) -> None:
                     height=240,
                     buttons=[],
                 )
-            repeated = parts.repeat("Download the results, with the settings inside")
-    if (_FOLDER / EXAMPLES[0][0]).is_file():
-        rows = [[str(_FOLDER / name), *rest_] for name, *rest_ in EXAMPLES]
-        gr.Examples(rows, [picture, task, sigma, simulate], label="Examples", cache_examples=False)
+            repeated = parts.repeat(parts.download("Download the results, with the settings inside"))
+    rows = [(label, [str(_FOLDER / name), *values]) for label, (name, *values) in EXAMPLES]
+    parts.examples(rows, [picture, task, sigma, simulate])
 
     def work(job: Job, *values: Any) -> RestoreMade:
         said = dict(zip(_NAMES, values, strict=False))
@@ -147,7 +154,11 @@ def restore_tab(bench: Bench) -> None:
             (canvas_of(found.before), canvas_of(found.after)),
             figures_table(found.figures),
             gr.update(value=_shown(found.uncertainty), visible=found.uncertainty is not None),
-            gr.update(value=_shown(found.residual_map), visible=found.residual_map is not None),
+            gr.update(
+                value=_shown(found.residual_map),
+                visible=found.residual_map is not None,
+                label=f"Residual, {found.residual_gain:g} times",
+            ),
             found.command,
             found.python,
             gr.update(value=str(found.file), interactive=True),
@@ -174,7 +185,7 @@ def restore_tab(bench: Bench) -> None:
     outputs = [slider, figures, doubt, rest, *repeated.outputs]
     parts.start_event(bench, made, handler, [*inputs, *fields.widgets], outputs, "restore")
     quick: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-    picture.change(refused(on_canvas), picture, mask, **quick)
+    picture.change(on_canvas, picture, [mask, made.status], **quick)
     method.change(fields.visible, method, fields.outputs, **quick)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from ..restore_run import Restored
 
-#: A residual is shown so many times as large as it is.
+#: A residual is shown at most so many times as large as it is.
 GAIN = 8
 
 
@@ -35,6 +35,15 @@ def grey(values: np.ndarray) -> Image:
     return picture_of(np.repeat(scaled[..., None], 3, axis=2))
 
 
+def residual_gain(noise: float) -> float:
+    """How many times as large a residual is shown: as much as leaves three deviations of the noise in range.
+
+    Args:
+        noise: its standard deviation, of 255.
+    """
+    return float(f"{min(GAIN, 127.5 / (3 * noise)) if noise > 0 else GAIN:.1g}")
+
+
 def residual_map(made: Restored) -> Image | None:
     import torch
 
@@ -44,7 +53,14 @@ def residual_map(made: Restored) -> Image | None:
     off = (found.y - found.operator.A(x)).float()
     if off.ndim != 4 or off.shape[1] not in (1, 3):
         return None
-    shown = (off[0] / 2 * GAIN + 0.5).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+    shown = (
+        (off[0] / 2 * residual_gain(made.settings["noise"]) + 0.5)
+        .clamp(0, 1)
+        .expand(3, -1, -1)
+        .permute(1, 2, 0)
+        .cpu()
+        .numpy()
+    )
     return picture_of(shown)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -13,6 +14,9 @@ from .settings import MAX_BYTES, AppSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+#: Seconds between two looks at an empty line; gradio's own thousandth costs 6 % of a core while nobody is there.
+_LOOK = 0.05
 
 
 def offline(settings: AppSettings) -> None:
@@ -37,6 +41,7 @@ def build(settings: AppSettings) -> FastAPI:
     from fastapi import FastAPI
 
     from .bench import Bench
+    from .fence import NoRelay
     from .logs import RequestLog
     from .models import Models
     from .page import page
@@ -45,6 +50,7 @@ def build(settings: AppSettings) -> FastAPI:
     bench = Bench(settings, Models(settings.models))
     blocks = page(bench)
     app = FastAPI(title="fewstep", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(NoRelay)
     app.add_middleware(RequestLog)
 
     @app.get("/healthz")
@@ -74,6 +80,7 @@ def build(settings: AppSettings) -> FastAPI:
         css=css(),
         head=HEAD,
     )
+    blocks._queue.sleep_when_free = blocks._queue.progress_update_sleep_when_free = _LOOK
     app.state.bench, app.state.blocks = bench, blocks
     return app
 
@@ -101,12 +108,17 @@ def serve(settings: AppSettings, *, browser: bool, ready: Any = None) -> None:
         browser: open the page in the browser.
         ready: told the address once the page is there.
     """
-    import uvicorn
-
-    from .logs import start_logs
-
     port = free_port(settings)
-    app = build(settings)
+    gc.disable()  # a quarter of the start would be the search for garbage among modules that stay
+    try:
+        import uvicorn
+
+        from .logs import start_logs
+
+        app = build(settings)
+    finally:
+        gc.freeze()
+        gc.enable()
     start_logs()
     server = uvicorn.Server(
         uvicorn.Config(app, settings.host, port, log_config=None, access_log=False, timeout_graceful_shutdown=3)

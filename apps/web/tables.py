@@ -55,7 +55,8 @@ def comparison(found: Compared, view: str) -> str:
                 continue
             image = cell.image if view == "pictures" else cell.difference
             what = "picture" if view == "pictures" else "difference from the solution"
-            kind = ' class="fs-best"' if cell.error == best[n] and len(found.request.samplers) > 1 else ""
+            least = len(found.request.samplers) > 1 and f"{cell.error:.3f}" == f"{best[n]:.3f}"
+            kind = ' class="fs-best"' if least else ""
             words = f"error {cell.error:.3f}" + (" · least" if kind else "")
             alt = f"{what} of {name} in {n} steps"
             calls = f"{cell.calls} calls · {cell.seconds:.2f} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +81,13 @@ def _decoded(content: bytes, most: int) -> Image:
 
 class _TooLarge(Exception):
     """A sentence of ours among what decoders raise."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What stands for a picture that was not taken, until the handler says why."""
+
+    sentence: str
 
 
 def painted(layers: list[Image], size: tuple[int, int]) -> Image | None:

@@ -57,7 +57,11 @@ element.addEventListener('click', (event) => {
 
 _SPEECH = "ROMEO:\nBut soft, what light through yonder window breaks?\nIt is the east, and Juliet is the sun."
 
-EXAMPLES = (["ROMEO:\n", "adams", 32, 160], ["JULIET:\nO gentle night, ", "trapezoidal", 32, 160])
+#: A label, and what it enters.
+EXAMPLES = (
+    ("Romeo speaks", ["ROMEO:\n", "adams", 32, 160]),
+    ("Juliet, by the trapezoidal rule", ["JULIET:\nO gentle night, ", "trapezoidal", 32, 160]),
+)
 
 
 def write_tab(bench: Bench) -> None:
@@ -69,7 +73,7 @@ def write_tab(bench: Bench) -> None:
         with gr.Column(scale=2, min_width=300):
             mode = gr.Radio([CONTINUE, FILL], value=CONTINUE, label="Mode")
             text = gr.Textbox(
-                str(EXAMPLES[0][0]),
+                str(EXAMPLES[0][1][0]),
                 label="Beginning",
                 info="How the text begins; may be empty.",
                 lines=3,
@@ -93,15 +97,17 @@ def write_tab(bench: Bench) -> None:
                     elem_id="fs-blanks",
                 )
             with gr.Row():
-                model = gr.Dropdown(models, value=first, label="Model", min_width=140)
-                solver = gr.Dropdown(list(solvers), value=chosen, label="Solver", min_width=140)
+                model = gr.Dropdown(models, value=first, label="Model", info="The network that writes.", min_width=140)
+                solver = gr.Dropdown(
+                    list(solvers), value=chosen, label="Solver", info="How its steps are taken.", min_width=140
+                )
             with gr.Row():
                 steps = gr.Slider(1, 2 * MAX_STEPS, 32, step=1, label="Steps", info="Of the solver.", min_width=140)
                 length = gr.Slider(
                     8, MOST_TOKENS, 160, step=1, label="Length", info="Tokens, beginning included.", min_width=140
                 )
             with gr.Row():
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=140)
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="Of the first text.", min_width=140)
                 count = gr.Slider(1, MOST_TEXTS, 1, step=1, label="Count", info="How many texts.", min_width=140)
             with gr.Accordion("Temperature, nucleus, guidance", open=False):
                 temperature = gr.Slider(0.1, 2, 1.0, step=0.05, label="Temperature", info="Below 1: likelier text.")
@@ -116,8 +122,8 @@ def write_tab(bench: Bench) -> None:
         with gr.Column(scale=3, min_width=300):
             made = parts.controls("Write", "The text appears everywhere at once.")
             paper = gr.HTML('<div class="fs-text"><span class="fs-blank">' + "·" * 160 + "</span></div>")
-            repeated = parts.repeat("Download, with the settings inside")
-    gr.Examples(list(map(list, EXAMPLES)), [text, solver, steps, length], label="Examples", cache_examples=False)
+            repeated = parts.repeat(parts.download("Download, with the settings inside"))
+    parts.examples(EXAMPLES, [text, solver, steps, length])
 
     def work(job: Job, *values: Any) -> tuple[Written, Path]:
         said = dict(zip(_NAMES, values, strict=False))

@@ -156,6 +156,14 @@ def test_the_commands_of_a_comparison_make_its_pictures(compared, fewstep, tmp_p
     assert any(np.array_equal(large[y : y + 128, x : x + 128], cell) for y, x in places)
 
 
+def test_the_python_of_a_comparison_makes_its_pictures(compared):
+    names: dict = {}
+    exec(compared.python, names)
+    assert set(names["images"]) == set(compared.cells)
+    for place, image in names["images"].items():
+        assert np.array_equal(np.asarray(image), np.asarray(compared.cells[place].image))
+
+
 def test_steps_are_read_from_text():
     assert parse_steps("4, 8 16;8") == (4, 8, 16)
     with pytest.raises(ValueError, match="whole numbers"):

@@ -67,7 +67,15 @@ def test_fields_at_their_defaults_are_not_named():
 def test_solvers_of_text_and_methods_of_restoration_have_widgets_too():
     for options in [*solver_fields().values(), *method_options().values()]:
         for item in shown(options).values():
-            assert value(item, widget(item).arguments["value"]) == item.default
+            made = widget(item)
+            assert value(item, made.arguments["value"]) == item.default
+            if made.kind in ("slider", "number"):  # gradio refuses a request for any widget, seen or not, out of range
+                low, high = made.arguments["minimum"], made.arguments["maximum"]
+                assert low is None or low <= item.default, item.name
+                assert high is None or item.default <= high, item.name
+            if made.kind == "slider":  # and the browser moves a handle to the nearest part
+                parts = (item.default - made.arguments["minimum"]) / made.arguments["step"]
+                assert abs(parts - round(parts)) < 1e-6, item.name
 
 
 def test_a_new_method_appears_without_the_page_being_touched():
