@@ -42,7 +42,7 @@ class Stage(StrEnum):
 
 FITS = {
     Stage.denoiser: Fit(
-        steps=20000, batch=48, rate=1e-3, hold=0.5, warmup=50, ema=0.995, matrix_rate=2e-3, bfloat16=True
+        steps=4924, batch=96, rate=1e-3, hold=0.5, warmup=50, ema=0.995, matrix_rate=2e-3, bfloat16=True
     ),
     Stage.guidance: Fit(
         steps=3000, batch=48, rate=5e-4, hold=0.3, warmup=50, ema=0.995, matrix_rate=5e-4, bfloat16=True

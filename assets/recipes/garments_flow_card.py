@@ -39,7 +39,11 @@ from diffusers import FluxPipeline
 pipeline = FluxPipeline.from_pretrained("assets/models/garments-flow")
 pipeline(
     "a red ankle boot on a white background",
-    height=32, width=32, num_inference_steps=20, {call}, max_sequence_length={words},
+    height=32,
+    width=32,
+    num_inference_steps=20,
+    {call},
+    max_sequence_length={words},
 ).images[0]
 ```
 
@@ -149,7 +153,7 @@ def card(report: Path, work: Path, note: str = "") -> str:
     best, found = result["best"], result["asked for and found"]
     distilled = bool(result["guidance distilled"])
     if best["true_cfg"] > 1:
-        call = f'true_cfg_scale={best["true_cfg"]:g}, negative_prompt=""'
+        call = f'true_cfg_scale={best["true_cfg"]:g},\n    negative_prompt=""'
     else:
         call = f"guidance_scale={best['guidance']:g}"
     padded = result["with words padded to 512"]
