@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from fewstep.pipelines.files import write_atomically
 from .plots import styles
 
 Row = Mapping[str, Any]
+
+#: Panels in one row of a figure.
+MOST_ACROSS = 4
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,14 @@ def panels_figure(
     if others:
         label[others[-1]] = "others"
     height = max(3.8, 0.24 * (len(own_entry) + bool(others)) + 1.4)
-    figure = Figure(figsize=(3.6 * len(drawn) + 2.6, height), layout="constrained")
+    across = min(len(drawn), MOST_ACROSS)
+    down = math.ceil(len(drawn) / across)
+    figure = Figure(figsize=(3.6 * across + 2.6, max(height, 3.3 * down)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+    cells = figure.subplots(down, across, squeeze=False).flatten()
+    axes = cells[: len(drawn)]
+    for cell in cells[len(drawn) :]:
+        cell.remove()
     for axis, panel in zip(axes, drawn, strict=True):
         ticks: set[int] = set()
         for name in (*own_entry, *others):
@@ -106,7 +115,7 @@ def panels_figure(
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(True, which="major", lw=0.4, alpha=0.5)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
+    axes[across - 1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
     figure.suptitle(caption, fontsize=9)
     return figure
 
