@@ -17,6 +17,11 @@ import torch
 from fewstep.samplers import Grid, GridOptions, VPDiscrete, make_grid
 from fewstep.samplers.core.grid import CLEAN
 
+#: A run on a schedule whose noise, sigma over alpha, goes far beyond that of a linear one (157), as cosine schedules do
+#: (to 20,000), begins at `START` instead: there a picture in [-1, 1] is invisible already, and the first of a few steps
+#: is not lost between levels of which one is a thousand times the other.
+FAR, START = 160.0, 30.0
+
 #: What a network may predict; the other types belong to flows.
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -68,7 +73,7 @@ def _timesteps(scheduler: Any, steps: int) -> list[float] | None:
 
 
 def grid_of(scheduler: Any, process: VPDiscrete, steps: int) -> Grid:
-    """Noise levels of a run over so many steps: those of the scheduler, then clean data.
+    """Noise levels of a run over so many steps: those of the scheduler (but see `START`), then clean data.
 
     A scheduler whose steps are no single network calls (Heun, KDPM2, PNDM's warm-up) gives its spacing alone.
 
@@ -96,5 +101,15 @@ def grid_of(scheduler: Any, process: VPDiscrete, steps: int) -> Grid:
             "says nothing of the picture; use a model with v_prediction, timestep_spacing 'leading', or a scheduler "
             "with rescale_betas_zero_snr=False"
         )
+    if FAR < first.ratio < math.inf:
+        grid = _begun_at(process, grid, START)
     assert all(a.ratio > b.ratio for a, b in pairwise(grid.nodes))
     return grid
+
+
+def _begun_at(process: VPDiscrete, grid: Grid, start: float) -> Grid:
+    """As many levels, the first at `start`: those above it are spaced geometrically between it and the next."""
+    count = sum(node.ratio > start for node in grid.nodes)
+    rest = grid.nodes[count:]
+    share = max(rest[0].ratio, start / 2) / start
+    return Grid((*(process.at_sigma(start * share ** (k / count)) for k in range(count)), *rest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,20 @@ def test_the_levels_are_those_of_the_scheduler(name: str, spacing: str) -> None:
         assert float(bar.min()) - 1e-6 <= node.alpha**2 <= float(bar.max()) + 1e-6
         assert node.alpha**2 + node.sigma**2 == pytest.approx(1)
     assert scheduler.num_inference_steps == before
+
+
+@pytest.mark.parametrize("steps", [1, 4, 25, 300])
+def test_cosine_schedules_begin_where_a_picture_is_just_invisible(steps: int) -> None:
+    """sigma / alpha of the first level is 30 instead of 20,000; the levels below 30 are the scheduler's."""
+    scheduler = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing")
+    process = process_of(scheduler)
+    grid = grid_of(scheduler, process, steps)
+    assert grid.calls == steps
+    assert grid.nodes[0].ratio == pytest.approx(30)
+    assert all(a.ratio > b.ratio for a, b in itertools.pairwise(grid.nodes))
+    scheduler.set_timesteps(steps)
+    own = [float(t) for t in scheduler.timesteps if process.at(float(t)).ratio < 30]
+    assert grid.timesteps[steps - len(own) :] == pytest.approx(own)
 
 
 @pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "PNDMScheduler"])
