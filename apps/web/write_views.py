@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from typing import Any
 
 from .settings import MAX_TEXT
@@ -38,7 +39,7 @@ def view(texts: list[str], seeds: list[int], given: list[bool] | None = None) ->
 
 
 def words(text: str, tokenizer: Any = None) -> str:
-    """A text as buttons, one a word: pressed is blank. Their data say what each stands for.
+    """A text as buttons, one a word: pressed is blank. Their data say what each stands for; readers hear marks named.
 
     Args:
         text: the text.
@@ -52,9 +53,10 @@ def words(text: str, tokenizer: Any = None) -> str:
             continue
         number = len(piece) if tokenizer is None else len(tokenizer(piece, add_special_tokens=False)["input_ids"])
         said = html.escape(piece, quote=True)
+        name = "" if piece[0].isalnum() else f' aria-label="{html.escape(unicodedata.name(piece[0], "sign").lower())}"'
         parts.append(
-            f'<button type="button" aria-pressed="false" data-word="{said}" data-blank="{"[MASK]" * max(number, 1)}">'
-            f"{html.escape(piece)}</button>"
+            f'<button type="button"{name} aria-pressed="false" data-word="{said}" '
+            f'data-blank="{"[MASK]" * max(number, 1)}">{html.escape(piece)}</button>'
         )
     return (
         f'<div class="fs-words" role="group" aria-label="Words; a pressed one becomes a blank">{"".join(parts)}</div>'
