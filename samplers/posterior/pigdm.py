@@ -17,19 +17,11 @@ from .references import SONG_2023
 from .registry import posterior_alias, register_posterior
 from .stepping import Descent, ddim_share, implied_eps
 
-#: Noise, sigma over alpha, above which no gradient is followed: just above the linear schedule's strongest, 157. Cosine
-#: schedules begin at 20,000.
-MOST_NOISE = 160.0
-
 
 def guided(step: Descent, x0: torch.Tensor, guidance: torch.Tensor) -> torch.Tensor:
-    """E[x0 | x, y] from E[x0 | x] and the gradient of log p(y | x): x0 + (sigma^2 / alpha) guidance (Tweedie).
-
-    Above `MOST_NOISE` it is left out: what remains of the derivative there is a small difference, whose error in a
-    learned network the factor blows up.
-    """
+    """E[x0 | x, y] from E[x0 | x] and the gradient of log p(y | x): x0 + (sigma^2 / alpha) guidance (Tweedie)."""
     node = step.node
-    return x0 if node.sigma > MOST_NOISE * node.alpha else x0 + (node.sigma**2 / node.alpha) * guidance
+    return x0 if node.alpha == 0 else x0 + (node.sigma**2 / node.alpha) * guidance
 
 
 @register_posterior
@@ -41,7 +33,7 @@ class PiGDM(ChainMethod):
         r^2 = v sigma^2 / (v alpha^2 + sigma^2),
 
     v being `data_variance` (1: r^2 = 1 - alpha-bar on a variance-preserving process). Exact for the prior N(0, v I).
-    One backward evaluation a step. Near pure noise (`MOST_NOISE`) nothing is corrected.
+    One backward evaluation a step. At pure noise (alpha = 0) nothing is corrected.
 
     Reference: Song, Vahdat, Mardani, Kautz 2023 (ICLR).
     """
