@@ -85,7 +85,7 @@ def _where(lost: Sequence[Winner]) -> str:
 
 
 def _name(column: str) -> str:
-    return {"rmse": "error", "fid": "FID", "kid": "KID"}.get(column, column)
+    return {"rmse": "error", "median_error": "median error", "fid": "FID", "kid": "KID"}.get(column, column)
 
 
 def winners_table(report: dict[str, Any]) -> str:
@@ -108,12 +108,14 @@ def tuned_table(report: dict[str, Any]) -> str:
     scales = {row["guidance"] for row in tuned}
     rivals = [row for row in report["rows"] if row["family"] == "diffusers" and row["guidance"] in scales]
     title = "The samplers tuned for this model at guidance 3 (`assets/tuned`) against the best of diffusers'"
-    return _compared([*tuned, *rivals], None, f"{title} at its best grid")
+    return _compared([*tuned, *rivals], None, f"{title} at its best grid", ("rmse", "median_error", "fid"))
 
 
-def _compared(rows: Sequence[Mapping[str, Any]], only: str | None, title: str) -> str:
+def _compared(
+    rows: Sequence[Mapping[str, Any]], only: str | None, title: str, of: Sequence[str] = ("rmse", "fid")
+) -> str:
     """One table of winners: a row a guidance and number of calls, three cells a column that was measured."""
-    columns = [column for column in ("rmse", "fid") if any(row.get(column) is not None for row in rows)]
+    columns = [column for column in of if any(row.get(column) is not None for row in rows)]
     head = ["guidance", "calls"]
     for column in columns:
         head += [f"{_name(column)}, fewstep", f"{_name(column)}, diffusers", "ratio"]

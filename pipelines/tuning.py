@@ -37,10 +37,20 @@ class PipelineRunner:
     """
 
     def __init__(self, pipe: Any, prompts: Sequence[str], guidance: float | None, seeds: Sequence[int]) -> None:
+        from fewstep.samplers.cache.pipeline import denoisers_of
+
+        from .memo import NetworkMemo
+
         self.pipe = own_run(pipe)
         self.config = pipe.scheduler.config
         self.prompts, self.seeds, self.guidance = list(prompts), list(seeds), guidance
         self.arguments = pipeline_arguments(pipe, guidance, None, None)[0]
+        self.memo = NetworkMemo(list(denoisers_of(pipe).values()))
+
+    @property
+    def calls(self) -> int:
+        """Network calls of the whole batch so far; runs that begin alike share those of their beginning."""
+        return self.memo.calls
 
     def scheduler(self, method: Method, **options: Any) -> Any:
         """A scheduler for this pipeline, the method's own."""
@@ -66,7 +76,7 @@ class PipelineRunner:
         from fewstep.samplers import generators
 
         self.pipe.scheduler = scheduler
-        with torch.no_grad():
+        with torch.no_grad(), self.memo.installed():
             result = self.pipe(
                 self.prompts,
                 num_inference_steps=steps,
@@ -180,13 +190,14 @@ def tune_pipeline(
     levels: dict[str, Any] = {}
     tables, gains, rows, spent = [], [], [], {}
     for n in wanted:
+        before = learn.calls
         found = tune(learn, process, path, n, method=method, errors=costs, rounds=rounds, report=report)
         levels[str(n)] = [list(pair) for pair in zip(found.levels, found.timesteps, strict=True)]
         chosen = method or Tuned((found.table,), (found.gains,))
         if method is None:
             tables.append(found.table)
             gains.append(found.gains)
-        spent[str(n)] = found.calls
+        spent[str(n)] = learn.calls - before
         error = _rmse(prove(chosen, found.levels, found.timesteps), truth)
         rows.append({"sampler": chosen.name, "grid": "tuned", "guidance": guidance, "nfe": n, "rmse": error})
         rows += _rivals(prove, truth, n, guidance, [method] if method is not None else list(map(_rival, RIVALS)))

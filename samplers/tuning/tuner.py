@@ -12,7 +12,7 @@ from ..core.method import Method
 from ..core.process import Process
 from .fitting import FittedRun
 from .programme import best_levels, local_errors
-from .refining import Candidate, distance, refine, timesteps_of
+from .refining import Candidate, cauchy, distance, knee_of, refine, timesteps_of
 from .trajectory import Runner, Trajectory
 
 #: Exponents of the contraction that are tried in the dynamic programme (`best_levels`).
@@ -20,8 +20,8 @@ POWERS = (0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
 #: Up to so many calls a step uses all earlier slopes, at a latent of memory for each; above it, `HISTORY` of them.
 FULL_HISTORY_UP_TO = 8
 HISTORY = 2
-#: Up to so many calls the refinement moves the weights as well as the levels.
-FREE_WEIGHTS_UP_TO = 10
+#: Up to so many calls the refinement moves the weights as well as the levels; above it that would cost too many runs.
+FREE_WEIGHTS_UP_TO = 20
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,12 @@ def tune(
     found: list[tuple[Candidate, str]] = []
     for levels, name in dict(starts).items():
         fitted = FittedRun(trajectory, history)
-        error = float(distance(counted(method or fitted, levels), trajectory).norm())
-        found.append((Candidate(levels, (0.0,) * calls, tuple(fitted.table), error), name))
+        off = distance(counted(method or fitted, levels), trajectory)
+        error = float(off.norm())
+        found.append((Candidate(levels, (0.0,) * calls, tuple(fitted.table), error, cauchy(off, knee_of(off))), name))
         if report is not None:
             report(f"{calls} calls, {name}: error {error:.4g}")
-    start, name = min(found, key=lambda item: item[0].error)
+    start, name = min(found, key=lambda item: item[0].loss)
     best = start
     if rounds and calls > 1:
         free = calls <= FREE_WEIGHTS_UP_TO

@@ -21,6 +21,7 @@ from fewstep.samplers import (
 )
 from fewstep.samplers.core.process import slope_coordinate
 from fewstep.samplers.tuning import FittedRun, Trajectory, best_levels, local_errors, record, tune
+from fewstep.samplers.tuning.refining import cauchy, knee_of, trusted
 from fewstep.samplers.tuning.trajectory import grid_of
 
 VP = VPDiscrete.from_betas(betas_of_schedule("scaled_linear", 1000, 0.00085, 0.012))
@@ -266,3 +267,49 @@ def test_bad_tables_and_bad_requests_are_sentences():
     path = record(go, VP, *RANGES["vp"], 20)
     with pytest.raises(ValueError, match="between 1 and 10"):
         best_levels(path, local_errors(path), 11)
+
+
+def test_the_loss_is_square_inside_and_a_logarithm_outside():
+    """At one sample: e^2 (1 - e^2 / 2 + ...) below the knee, log(e^2) far above it; twice the weight is its slope."""
+    for e in (1e-3, 1e-2):
+        assert cauchy(torch.tensor([[0.6 * e, 0.8 * e]]).double(), 1.0) ** 2 == pytest.approx(e**2 - e**4 / 2, rel=1e-6)
+    assert cauchy(torch.tensor([[0.0, 1e6]]).double(), 2.0) ** 2 == pytest.approx(8 * math.log(5e5), rel=1e-6)
+    off = noise(20, 9)
+    assert cauchy(off, math.inf) == pytest.approx(float(off.norm()))
+    e = torch.tensor([[3.0]], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(4 * (e.square().sum() / 4).log1p(), e)
+    weight = trusted(e.detach(), torch.ones(1, 1, 1), 2.0)
+    assert float(slope) == pytest.approx(2 * 3 * float(weight))
+
+
+def test_outliers_count_less_and_a_sample_at_a_fork_not_at_all():
+    off = torch.tensor([[1.0], [1.0], [1.0], [20.0]], dtype=torch.float64)
+    assert knee_of(off) == 4
+    smooth = torch.tensor([1.0, 0.9, 1.1, 1.0]).reshape(1, 4, 1)
+    usual, outlier = 16 / 17, 1 / 26
+    assert trusted(off, smooth, 4.0).tolist() == pytest.approx([usual, usual, usual, outlier])
+    forked = torch.cat([smooth, torch.tensor([1.0, 500.0, 1.0, 2.0]).reshape(1, 4, 1)])
+    assert trusted(off, forked, 4.0).tolist() == pytest.approx([usual, 0, usual, outlier])
+
+
+def test_one_sample_that_jumps_does_not_spoil_the_refinement():
+    """A sample that ends elsewhere at the slightest change: the others come out as well as without it."""
+    z = noise(24, 8)
+    clean = runner(VP, z)
+    path = record(clean, VP, *RANGES["vp"], 61)
+    changes = itertools.count()
+
+    def jumpy(method, levels, timesteps=None):
+        end = clean(method, levels, timesteps).clone()
+        end[3] += 40.0 * (-1) ** next(changes)
+        return end
+
+    others = [k for k in range(24) if k != 3]
+
+    def left(found):
+        run_of = Tuned((found.table,), (found.gains,))
+        return rms((clean(run_of, found.levels, found.timesteps) - path.end)[others])
+
+    start, calm, jumping = tune(clean, VP, path, 5, rounds=0), tune(clean, VP, path, 5), tune(jumpy, VP, path, 5)
+    assert left(calm) < 0.5 * left(start)
+    assert left(jumping) < 1e-3 * left(start), (left(start), left(calm), left(jumping))
