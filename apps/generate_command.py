@@ -222,7 +222,7 @@ def _read_words(
     Raises:
         ValueError: an option that neither the command nor any of the samplers has, or one without its value.
     """
-    from fewstep.pipelines.loading import options_of
+    from fewstep.pipelines.swapping import options_of
     from fewstep.samplers import methods
 
     known: dict[str, Any] = {}
@@ -331,7 +331,8 @@ def _run(pipe: Any, request: Request, what: str) -> Generation:
 def _pictures(request: Request, files: Sequence[Path]) -> dict[str, Any]:
     """Make and write the pictures of one sampler; the summary."""
     from fewstep.pipelines import DEFAULT_SAMPLER, set_sampler
-    from fewstep.pipelines.loading import check_sampler, keeps_scheduler, options_of
+    from fewstep.pipelines.loading import keeps_scheduler
+    from fewstep.pipelines.swapping import check_sampler, options_of
     from fewstep.samplers.core.registry import nearest
 
     sampler = request.sampler or DEFAULT_SAMPLER
@@ -362,8 +363,8 @@ def _pictures(request: Request, files: Sequence[Path]) -> dict[str, Any]:
 
 def _open_fields(sampler: str) -> list[str]:
     """Fields of a sampler that its name does not set: "ghvb auto" stays automatic beside a "ghvb" of momentum 2.5."""
-    from fewstep.pipelines.loading import DIFFUSERS, options_of
     from fewstep.pipelines.recipes import is_recipe
+    from fewstep.pipelines.swapping import DIFFUSERS, options_of
     from fewstep.samplers import resolve
 
     known = options_of(sampler)
@@ -378,7 +379,7 @@ def _sheet(request: Request, file: Path) -> dict[str, Any]:
     import copy
 
     from fewstep.pipelines import set_sampler
-    from fewstep.pipelines.loading import check_sampler
+    from fewstep.pipelines.swapping import check_sampler
 
     names = _samplers({"compare": request.compare}, {})
     fields = {name: {key: v for key, v in request.fields.items() if key in _open_fields(name)} for name in names}

@@ -66,7 +66,7 @@ class Options:
     save_pictures: bool = False
 
     def __post_init__(self) -> None:
-        from fewstep.pipelines.loading import GRIDS
+        from fewstep.pipelines.swapping import GRIDS
         from fewstep.samplers.core.registry import nearest
 
         from .benchmark_metrics import METRICS

@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 
-from fewstep.pipelines.loading import DIFFUSERS, GRIDS, follows_guidance, set_sampler
+from fewstep.pipelines.swapping import DIFFUSERS, GRIDS, follows_guidance, set_sampler
 from fewstep.samplers import noise
 
 from .contenders import Contender

@@ -73,7 +73,7 @@ class Benchmark:
     """
 
     def __init__(self, options: Options, problem: Any = None, told: Told = silent) -> None:
-        from fewstep.pipelines.loading import GRIDS
+        from fewstep.pipelines.swapping import GRIDS
 
         from .benchmark_cells import Share, Store
         from .benchmark_metrics import PICTURE_METRICS

@@ -47,7 +47,7 @@ def load_clip(source: str | Path) -> tuple[PooledClip, Any]:
         ValueError: a folder that holds no CLIP model.
         FileNotFoundError: a model that is neither here nor on a hub that can be reached.
     """
-    from fewstep.pipelines.loading import quiet
+    from fewstep.pipelines.quiet import quiet
 
     text = str(source)
     folder = Path(text).expanduser()

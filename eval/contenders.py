@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewstep.pipelines.loading import DIFFUSERS
+from fewstep.pipelines.swapping import DIFFUSERS
 from fewstep.samplers.core.registry import nearest
 
 #: Of DEIS and SA-Solver of diffusers.
@@ -158,8 +158,8 @@ def contender_of(word: str) -> Contender:
     Raises:
         ValueError: an unknown sampler; the nearest is given.
     """
-    from fewstep.pipelines.loading import check_sampler
     from fewstep.pipelines.recipes import is_recipe, read_recipe
+    from fewstep.pipelines.swapping import check_sampler
 
     check_sampler(word)
     if not is_recipe(word):

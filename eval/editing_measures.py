@@ -57,7 +57,8 @@ def dino_places(folder: str | Path, device: Any = None) -> Places:
     Raises:
         FileNotFoundError, ValueError: no such folder, or one without such a model.
     """
-    from fewstep.pipelines.loading import quiet, torch_device
+    from fewstep.pipelines.loading import torch_device
+    from fewstep.pipelines.quiet import quiet
 
     path = Path(folder).expanduser()
     if not path.is_dir():

@@ -32,7 +32,7 @@ def load_pair(name: str, auto: Any, what: str, dtype: Any = None) -> tuple[Any, 
     """
     from transformers import AutoTokenizer
 
-    from fewstep.pipelines.loading import quiet
+    from fewstep.pipelines.quiet import quiet
     from fewstep.samplers.core.registry import nearest
 
     from .text_judge import shipped

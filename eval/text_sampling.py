@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.pipelines.loading import DIFFUSERS
+from fewstep.pipelines.swapping import DIFFUSERS
 from fewstep.samplers import MaskedProcess, Reading, Shaping, generators, run_tokens, token_method
 from fewstep.samplers.discrete import ConfidenceDecoding, CosineMask
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fewstep.pipelines.loading import DIFFUSERS
+from fewstep.pipelines.swapping import DIFFUSERS
 from fewstep.samplers.core.registry import nearest
 
 #: What a mask model cannot do for it.

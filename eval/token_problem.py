@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.pipelines.loading import DIFFUSERS
+from fewstep.pipelines.swapping import DIFFUSERS
 from fewstep.samplers import generators
 
 from .benchmark_problems import Stopwatch, garments_questions
@@ -105,7 +105,8 @@ class TokenProblem:
         """
         from diffusers import DiffusionPipeline
 
-        from fewstep.pipelines.loading import find_model, quiet
+        from fewstep.pipelines.loading import find_model
+        from fewstep.pipelines.quiet import quiet
 
         folder = find_model(model)
         with quiet():

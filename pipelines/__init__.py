@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from .generation import Generation, generate, usual_guidance
     from .guidance import GUIDANCE_MODES, guidance_settings, set_guidance
-    from .loading import DEFAULT_SAMPLER, GRIDS, load, load_model, set_sampler, shipped_models, shipped_texts
+    from .loading import DEFAULT_SAMPLER, load, load_model, shipped_models, shipped_texts
     from .restoration import (
         OmnidirectionalWrapper,
         PixelRestorationPipeline,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         load_restoration,
         restoration_of,
     )
+    from .swapping import GRIDS, set_sampler
     from .text_loading import load_text
     from .text_output import MaskedTextOutput, TextProgress
     from .text_pipeline import MaskedTextPipeline
@@ -113,6 +114,7 @@ _HOMES = {
     ),
     **dict.fromkeys(("Generation", "generate", "usual_guidance"), ".generation"),
     **dict.fromkeys(("GUIDANCE_MODES", "guidance_settings", "set_guidance"), ".guidance"),
+    **dict.fromkeys(("GRIDS", "set_sampler"), ".swapping"),
     **dict.fromkeys(("Recipe", "tune_pipeline"), ".tuning"),
     **dict.fromkeys(("MaskedTextOutput", "TextProgress"), ".text_output"),
     **dict.fromkeys(("set_solver", "token_scheduler"), ".text_solvers"),

@@ -17,7 +17,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .guidance import guidance_of, guidance_run, guidance_settings
-from .loading import follows_guidance, model_name, sampler_settings, shipped_models
+from .loading import model_name, shipped_models
+from .swapping import follows_guidance, sampler_settings
 from .token_pictures import draws_as_one
 
 if TYPE_CHECKING:

@@ -137,7 +137,7 @@ def _process_of(pipe: Any) -> tuple[Process | None, str]:
     """The forward process of a pipeline's model, or None and why."""
     from fewstep.samplers import scheduler_class
 
-    from .loading import quiet
+    from .quiet import quiet
 
     with quiet():
         try:

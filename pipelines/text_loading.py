@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .loading import find_model, quiet, shipped_texts, torch_device, torch_dtype
+from .loading import find_model, shipped_texts, torch_device, torch_dtype
+from .quiet import quiet
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from .files import write_atomically
 from .generation import check_request, own_run, pipeline_arguments, usual_guidance
-from .loading import GRIDS, grid_options, model_name, shipped_models
+from .loading import model_name, shipped_models
+from .swapping import GRIDS, grid_options
 
 if TYPE_CHECKING:
     import torch

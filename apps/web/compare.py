@@ -160,7 +160,7 @@ def compare(
         ValueError: no sampler fits.
     """
     from fewstep.eval.solver_errors import reference_solvers
-    from fewstep.pipelines.loading import check_sampler
+    from fewstep.pipelines.swapping import check_sampler
     from fewstep.samplers.schedulers import process_of_config
 
     for name in request.samplers:

@@ -120,7 +120,7 @@ def draw_request(sampler: str, entered: dict[str, Any], **values: Any) -> DrawRe
         entered: what the widgets of its fields hold.
         **values: the rest of `DrawRequest`.
     """
-    from fewstep.pipelines.loading import options_of
+    from fewstep.pipelines.swapping import options_of
     from fewstep.samplers.core.registry import nearest
 
     known = samplers()
@@ -178,7 +178,7 @@ def check_draw(request: DrawRequest) -> None:
         ValueError: a sampler, field, grid, guidance or cache that cannot be.
     """
     from fewstep.pipelines.guidance import check_guidance
-    from fewstep.pipelines.loading import check_sampler
+    from fewstep.pipelines.swapping import check_sampler
     from fewstep.samplers import parse_cache
 
     check_sampler(request.sampler, request.grid, **request.fields)

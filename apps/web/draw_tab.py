@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from fewstep.pipelines import DEFAULT_SAMPLER, GRIDS, GUIDANCE_MODES
-from fewstep.pipelines.loading import options_of
+from fewstep.pipelines.swapping import options_of
 
 from . import messages, parts
 from .bench import Bench

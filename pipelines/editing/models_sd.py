@@ -17,7 +17,7 @@ import torch
 
 from fewstep.samplers import Grid, Node, Process, VPDiscrete, scheduler_class
 
-from ..loading import quiet
+from ..quiet import quiet
 from .injection import Block
 from .models import PROCESS, Condition, EditModel
 

@@ -23,7 +23,7 @@ def flow_grid(config: Mapping[str, Any], steps: int, tokens: int) -> Grid:
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from ..loading import quiet
+    from ..quiet import quiet
 
     with quiet():
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(config))

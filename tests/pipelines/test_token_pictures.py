@@ -11,7 +11,7 @@ import tiny_models
 import torch
 
 from fewstep.pipelines import generate, load, set_sampler
-from fewstep.pipelines.loading import options_of, sampler_settings
+from fewstep.pipelines.swapping import options_of, sampler_settings
 
 SOLVERS = ("adams", "trapezoidal", "rk2", "tau", "euler", "tweedie", "first-hitting", "confidence")
 

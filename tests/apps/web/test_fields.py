@@ -11,7 +11,7 @@ from fewstep.apps.web.draw import draw_request, samplers
 from fewstep.apps.web.fields import chosen, shown, value, widget
 from fewstep.apps.web.restore import method_options
 from fewstep.apps.web.write import solver_fields
-from fewstep.pipelines.loading import options_of
+from fewstep.pipelines.swapping import options_of
 from fewstep.samplers import resolve
 from fewstep.samplers.core.method import Method, Reference, Spec, option
 from fewstep.samplers.core.registry import _METHODS, register
