@@ -37,7 +37,8 @@ def tune(
     """Fit a sampler to a model for given numbers of network calls.
 
     The recipe that it writes is a scheduler's configuration: `fewstep generate --sampler recipe.json`,
-    `load(model, sampler="recipe.json")` and `TunedScheduler.from_pretrained("recipe.json")` take it.
+    `load(model, sampler="recipe.json")` and `TunedScheduler.from_pretrained("recipe.json")` take it. It is written
+    anew after each number of calls, the least first, so a run that is stopped keeps what it has found.
     """
     try:
         calls = [int(word) for word in nfe.split(",")]
@@ -69,8 +70,8 @@ def tune(
         method=method,
         rounds=rounds,
         report=None if as_json else lambda line: notes.print(f"[dim]{line}[/]"),
+        keep=lambda recipe: recipe.save(target),
     )
-    recipe.save(target)
     about = recipe.config["_tuning"]
     if as_json:
         print_json({"recipe": str(target), "seconds": round(time.perf_counter() - begin, 1), **about})

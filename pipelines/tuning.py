@@ -143,6 +143,7 @@ def tune_pipeline(
     rounds: int = 4,
     trajectory: int = TRAJECTORY,
     report: Callable[[str], None] | None = None,
+    keep: Callable[[Recipe], None] | None = None,
 ) -> Recipe:
     """Fit a sampler to a pipeline for some numbers of network calls, and measure it on noise and prompts held out.
 
@@ -160,6 +161,8 @@ def tune_pipeline(
         rounds: of refinement.
         trajectory: noise levels of the converged runs.
         report: told one line now and then.
+        keep: given the recipe as far as it goes after each number of calls, the least first: such as ``Recipe.save``
+            to a file, so that a run that is stopped loses one number at most.
 
     Raises:
         ValueError: no prompts, too few pictures, more calls than half of the trajectory has.
@@ -189,7 +192,16 @@ def tune_pipeline(
     truth = record(prove, process, first, last, trajectory).end
     costs = local_errors(path)
     levels: dict[str, Any] = {}
-    tables, gains, rows, spent = [], [], [], {}
+    tables: list[Any] = []
+    gains: list[Any] = []
+    rows: list[dict[str, Any]] = []
+    spent: dict[str, int] = {}
+
+    def so_far() -> Recipe:
+        scheduler = learn.scheduler(method or Tuned(tuple(tables), tuple(gains)), noise_levels=levels)
+        about = _tuning(pipe, guidance, count, path, spent, rows)
+        return Recipe({**json.loads(scheduler.to_json_string()), "_tuning": about}, list(rows))
+
     for n in wanted:
         before = learn.calls
         found = tune(learn, process, path, n, method=method, errors=costs, rounds=rounds, report=report)
@@ -202,9 +214,9 @@ def tune_pipeline(
         error = _rmse(prove(chosen, found.levels, found.timesteps), truth)
         rows.append({"sampler": chosen.name, "grid": "tuned", "guidance": guidance, "nfe": n, "rmse": error})
         rows += _rivals(prove, truth, n, guidance, [method] if method is not None else list(map(_rival, RIVALS)))
-    scheduler = learn.scheduler(method or Tuned(tuple(tables), tuple(gains)), noise_levels=levels)
-    config = {**json.loads(scheduler.to_json_string()), "_tuning": _tuning(pipe, guidance, count, path, spent, rows)}
-    return Recipe(config, rows)
+        if keep is not None:
+            keep(so_far())
+    return so_far()
 
 
 def _range(runner: PipelineRunner) -> tuple[float, float, Any]:

@@ -108,6 +108,22 @@ def test_other_numbers_of_calls_are_refused_and_other_samplers_are_not_bound(rec
     generate(set_sampler(pipe, "ghvb"), PROMPTS[0], steps=5)
 
 
+def test_a_run_that_is_stopped_has_kept_what_it_found(tmp_path):
+    file = tmp_path / "recipe.json"
+
+    def stop(line):
+        if line.startswith("4 calls"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune_pipeline(
+            load_model("garments"), [4, 3], count=2, rounds=0, trajectory=31, report=stop, keep=lambda r: r.save(file)
+        )
+    found = read_recipe(file)
+    assert set(found.noise_levels) == {"3"}
+    assert len(generate(load("garments", sampler=file), PROMPTS[0], steps=3).images) == 1
+
+
 def test_levels_for_a_named_method(tmp_path):
     made = tune_pipeline(load_model("garments"), [4], count=2, rounds=0, method=AdamsBashforth(order=2), trajectory=31)
     file = tmp_path / "levels.json"
