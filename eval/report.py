@@ -335,7 +335,7 @@ def _section(section: Section, results: Path | None = None, images: Path | None 
         return ""
     note = f"\n\n{report['note']}" if report.get("note") else ""
     picture = "" if images is None else _picture(name, images)
-    for key in ("samples", "seeds"):
+    for key in ("samples", "seeds", "texts", "length"):
         heading = heading.replace(f"{{{key}}}", str(report.get("settings", {}).get(key)))
     return f"{heading}\n\n{picture}{table(report)}{note}\n\n```bash\n{report['command']}\n```"
 
