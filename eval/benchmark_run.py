@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import math
 import os
@@ -70,6 +71,7 @@ class Benchmark:
     Raises:
         ValueError: an unknown model or sampler, a recipe that is for another process or has none of the numbers of
             calls, or options that the model has no use for.
+        ImportError: the beta grid without scipy.
     """
 
     def __init__(self, options: Options, problem: Any = None, told: Told = silent) -> None:
@@ -81,6 +83,9 @@ class Benchmark:
         from .contenders import select
 
         self.options, self.told = options, told
+        self.grid_names = tuple(GRIDS) if "all" in options.grids else tuple(g for g in options.grids if g != "default")
+        if "beta" in self.grid_names and importlib.util.find_spec("scipy") is None:  # said before anything is measured
+            raise ImportError("the beta grid needs scipy: pip install 'fewstep[eval]', or name other --grids")
         self.share = Share.of_environment()
         if self.share.world == 1:
             self.share = Share(0, options.processes)
@@ -97,7 +102,6 @@ class Benchmark:
         self.contenders = select(options.samplers, problem.process)
         check_fit(self.contenders, problem.process, options.nfe)
         self.contender_of: dict[str, Any] = {}
-        self.grid_names = tuple(GRIDS) if "all" in options.grids else tuple(g for g in options.grids if g != "default")
         self.rmse_count = min(options.rmse_count, options.count)
         self.grid_count = min(options.grid_count, self.rmse_count)
         asked = [name for name in PICTURE_METRICS if name in options.metrics]

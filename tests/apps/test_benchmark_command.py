@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -19,6 +20,14 @@ def test_a_benchmark_says_who_wins_and_where_its_files_are(fewstep, tmp_path):
     assert json.loads((tmp_path / "results" / "oracle.json").read_text())["rows"] == rows
     again = fewstep("benchmark", *QUICK, "--out", "run", "--print-json")
     assert json.loads(again.out) == rows
+
+
+def test_without_scipy_the_beta_grid_is_refused_before_anything_is_measured(fewstep, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    said = fewstep("benchmark", *QUICK, "--grids", "all", "--out", "run")
+    assert said.code == 2
+    assert "pip install 'fewstep[eval]', or name other --grids" in said.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_benchmark_out_of_time_exits_with_3_and_goes_on(fewstep):

@@ -1,6 +1,7 @@
 """Tuning of pipelines, and recipes as samplers."""
 
 import json
+import sys
 import warnings
 
 import pytest
@@ -122,6 +123,15 @@ def test_a_run_that_is_stopped_has_kept_what_it_found(tmp_path):
     found = read_recipe(file)
     assert set(found.noise_levels) == {"3"}
     assert len(generate(load("garments", sampler=file), PROMPTS[0], steps=3).images) == 1
+
+
+def test_without_scipy_the_grid_that_needs_it_is_left_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    made = tune_pipeline(load_model("garments"), [3], count=2, rounds=0, trajectory=31)
+    grids = {row["grid"] for row in made.rows}
+    assert "beta" not in grids
+    assert {"tuned", "karras", "trailing"} < grids
 
 
 def test_levels_for_a_named_method(tmp_path):
